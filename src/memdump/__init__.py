@@ -1,0 +1,30 @@
+"""memdump: take the memory of a running UNIX system and say what was going on in it.
+
+>>> import memdump
+>>> with memdump.open("server.lime") as dump:  # doctest: +SKIP
+...     for process in dump.table("processes"):
+...         print(process.pid, process.command_line)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import os
+
+    from memdump.dump import Dump
+
+__version__ = "0.1.0"
+__all__ = ["open"]
+
+
+def open(path: str | os.PathLike[str]) -> Dump:  # noqa: A001
+    """Open a memory image of any format that memdump reads.
+
+    Raises `memdump.errors.NotADump` where the file is none, and `memdump.errors.NotPermitted` where it may not
+    be read.
+    """
+    from memdump.dump import Dump
+
+    return Dump.open(path)

@@ -1,0 +1,55 @@
+"""An opened dump: the image, the kernel in it, its tables, and SQL over them.
+
+This is the library's front door.  It stands outside the folders because it joins all of them.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from memdump import tables
+from memdump.image import open_image
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from memdump.image.base import Image
+    from memdump.kernel import Kernel
+
+
+class Dump:
+    """A memory image that can be asked questions."""
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Dump:
+        """Recognise the format of the file by its content and map it."""
+        return cls(open_image(path))
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        """The kernel in the image, found at first use; raises `memdump.kernel.problems.NoKernel`."""
+        from memdump.kernel import open_kernel
+
+        return open_kernel(self.image)
+
+    def table(self, name: str) -> Iterator[Any]:
+        """The rows of a table, read as they are asked for; raises `UsageError` where there is no such table."""
+        return tables.find(name).rows(self.kernel)
+
+    def close(self) -> None:
+        """Close the image; rows that were read stay valid."""
+        self.image.close()
+
+    def __enter__(self) -> Dump:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
