@@ -1,6 +1,6 @@
 """What physical memory can be read from."""
 
-from typing import NamedTuple, Protocol, Sequence
+from typing import NamedTuple, Optional, Protocol, Sequence
 
 
 class Range(NamedTuple):
@@ -19,9 +19,11 @@ class Source(Protocol):
     """Something that gives the physical memory of a running machine."""
 
     name: str
+    vmcoreinfo: Optional[str]
+    """The kernel's VMCOREINFO text, where the source has it."""
 
     def ranges(self) -> Sequence[Range]:
-        """The ranges of system RAM, ascending and disjoint."""
+        """Give the ranges of system RAM, ascending and disjoint."""
 
     def read_into(self, address: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from physical ``address``.
