@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from memdump.image.base import Image
     from memdump.kernel import Kernel
+    from memdump.kernel.problems import Problem
+    from memdump.query import Answer
 
 
 class Dump:
@@ -39,8 +41,28 @@ class Dump:
         return open_kernel(self.image)
 
     def table(self, name: str) -> Iterator[Any]:
-        """The rows of a table, read as they are asked for; raises `UsageError` where there is no such table."""
+        """The rows of a table, read as they are asked for.
+
+        Raises `UsageError` where there is no such table.
+        """
         return tables.find(name).rows(self.kernel)
+
+    def query(self, sql: str) -> Answer:
+        """Ask in SQL over all tables; only those that ``sql`` names are built.
+
+        Raises `UsageError` where the SQL is wrong.
+        """
+        from memdump.query import ask
+
+        return ask(self, sql)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What could not be read so far; the table ``problems`` is what cannot be read at all."""
+        from memdump.kernel.problems import Problem
+
+        noted = self.kernel.problems if "kernel" in self.__dict__ else ()
+        return [*(Problem("", "the image file", defect) for defect in self.image.defects), *noted]
 
     def close(self) -> None:
         """Close the image; rows that were read stay valid."""

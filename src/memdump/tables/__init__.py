@@ -7,12 +7,13 @@ The built-in tables are listed here and imported when asked for; others come wit
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING
 
 from memdump.errors import UsageError
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from memdump.tables.schema import Table
 
 BUILT_IN = {
@@ -51,12 +52,31 @@ def find(name: str) -> Table:
         return found
     entry = _third_party().get(name)
     if entry is None:
-        raise UsageError(f"there is no table {name!r}; 'memdump tables' lists them")
-    found = entry.load()
-    return found
+        raise UsageError(f"there is no table {name!r}{_suggestion(name)}; 'memdump tables' lists them")
+    return _load(entry)
 
 
-def _third_party() -> dict[str, importlib.metadata.EntryPoint]:
+def _third_party() -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points
 
     return {entry.name: entry for entry in entry_points(group="memdump.tables")}
+
+
+def _load(entry: EntryPoint) -> Table:
+    from memdump.tables.schema import Table
+
+    origin = f"{entry.value!r} of {entry.dist.name if entry.dist else 'an unknown package'}"
+    try:
+        found = entry.load()
+    except Exception as error:
+        raise UsageError(f"the table {entry.name!r} cannot be loaded from {origin}: {error}") from error
+    if not isinstance(found, Table):
+        raise UsageError(f"{origin} is no table: decorate its generator with memdump.tables.schema.table")
+    return found
+
+
+def _suggestion(name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, names(), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

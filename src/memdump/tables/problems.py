@@ -1,9 +1,10 @@
-"""The ``problems`` table: what could not be read while the other tables were built."""
+"""The ``problems`` table: what could not be read for any of the tables."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memdump import tables
 from memdump.kernel.problems import Problem
 from memdump.tables.schema import table
 
@@ -15,5 +16,11 @@ if TYPE_CHECKING:
 
 @table(Problem)
 def problems(kernel: Kernel) -> Iterator[Problem]:
-    """Yield what has been noted so far."""
+    """Read every other table, then yield what was noted on the way, or before."""
+    for name in tables.names():
+        if name != "problems":
+            for _ in tables.find(name).rows(kernel):
+                pass
+    for defect in kernel.image.defects:
+        yield Problem("", "the image file", defect)
     yield from kernel.problems

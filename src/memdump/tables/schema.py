@@ -1,18 +1,20 @@
 """What a table is: a frozen dataclass whose fields are the columns, and a generator of its rows.
 
-A column is an annotated field: ``pid: Annotated[int, "Thread-group id"]``.  Allowed types are ``int``, ``str``,
-``bool``, ``float``, ``datetime`` (always UTC) and `Address`, each of them also ``| None`` for a value that is not
-there or could not be read.
+A column is an annotated field: ``pid: Annotated[int, "Thread-group id"]``.  Allowed types are ``int``,
+``str``, ``bool``, ``float``, ``datetime`` (always UTC) and `Address`, each of them also ``| None`` for a
+value that is not there or could not be read.  A string that is bytes in memory is decoded as UTF-8 with
+``surrogateescape``: what shows it makes it safe.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
     from memdump.kernel import Kernel
@@ -27,11 +29,12 @@ Address = Annotated[int, Hexadecimal()]
 """A kernel or physical address: exact in every machine format, hexadecimal on a terminal."""
 
 
-class Row(Protocol):
-    """A row: any frozen, slotted dataclass."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Detail:
+    """Marks a column that a narrow terminal leaves out first: ``Annotated[int, "Effective user", DETAIL]``"""
 
-    __dataclass_fields__: typing.ClassVar[dict[str, dataclasses.Field[Any]]]
 
+DETAIL = Detail()
 
 Rows = Callable[["Kernel"], Iterator[Any]]
 """The generator of a table."""
@@ -39,13 +42,18 @@ Rows = Callable[["Kernel"], Iterator[Any]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Column:
-    """A column: ``type`` is one of int, str, bool, float, datetime; ``doc`` says what it means, with units."""
+    """A column: ``doc`` says what it means, with units.
+
+    ``type`` is one of int, str, bool, float and datetime; in the answer to a query also ``object``, for what
+    SQL has beyond them.
+    """
 
     name: str
     type: type
     doc: str
-    nullable: bool
-    hexadecimal: bool
+    nullable: bool = True
+    hexadecimal: bool = False
+    detail: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,15 +71,31 @@ def table(row: type) -> Callable[[Rows], Table]:
     """Make a generator of ``row`` objects a table with the generator's name and the row's docstring."""
 
     def build(rows: Rows) -> Table:
-        return Table(rows.__name__, row, " ".join((row.__doc__ or "").split()), columns_of(row), rows)
+        name = rows.__name__
+        return Table(name, row, " ".join((row.__doc__ or "").split()), columns_of(row), _guarded(name, rows))
 
     return build
+
+
+def _guarded(name: str, rows: Rows) -> Rows:
+    """``rows``, ended and noted as a problem where damaged memory gets past the generator's own guards."""
+
+    @functools.wraps(rows)
+    def guarded(kernel: Kernel) -> Iterator[Any]:
+        from memdump.kernel.problems import SMEAR
+
+        try:
+            yield from rows(kernel)
+        except SMEAR as error:
+            kernel.problems.add(name, "everything behind this row", f"{type(error).__name__}: {error}")
+
+    return guarded
 
 
 def columns_of(row: type) -> tuple[Column, ...]:
     """The columns of a row type, in order.
 
-    Raises `TypeError` for a column without a doc or of a type that is not allowed: a fault of the table's author.
+    Raises `TypeError` for a column without a doc or of a type that is not allowed: a fault of the author.
     """
     hints = typing.get_type_hints(row, include_extras=True)
     return tuple(_column(row, field.name, hints[field.name]) for field in dataclasses.fields(row))
@@ -91,6 +115,7 @@ def _column(row: type, name: str, hint: Any) -> Column:
         docs[-1],
         nullable=any(kind is NoneType for kind, _ in alternatives),
         hexadecimal=any(isinstance(note, Hexadecimal) for note in notes),
+        detail=any(isinstance(note, Detail) for note in notes),
     )
 
 

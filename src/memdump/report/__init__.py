@@ -1,0 +1,4 @@
+"""How an answer is shown: one kind of output per file, each against any table.
+
+An answer is its columns (`memdump.tables.schema.Column`) and rows, each a sequence with a value per column.
+"""
