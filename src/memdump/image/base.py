@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import bisect
+import functools
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 CHUNK = 4 << 20
 
 
-class MissingMemory(LookupError):
+class MissingMemory(LookupError):  # noqa: N818
     """The image does not hold this physical memory: outside every range, or lost with the end of the file."""
 
     def __init__(self, address: int, size: int) -> None:
@@ -38,6 +39,8 @@ class Image(abc.ABC):
     ranges: tuple[Range, ...]
     vmcoreinfo: bytes | None = None
     """The VMCOREINFO text that the format itself carries, where it does."""
+    architecture: str | None = None
+    """The machine as ``uname -m`` names it (``x86_64``, ``aarch64``), where the format says it."""
     defects: list[str]
     """What is wrong with the file and was worked around, a line each: truncated, overlapping ranges."""
 
@@ -45,7 +48,8 @@ class Image(abc.ABC):
     def _read_within(self, index: int, offset: int, size: int) -> bytes | memoryview:
         """Bytes of ``ranges[index]`` from ``offset``; the caller guarantees that they lie inside the range.
 
-        Raises `MissingMemory` where the file does not give them after all (a damaged block).
+        Raises `MissingMemory`, with the first part that is missing, where the file does not give them after
+        all (a damaged block).
         """
 
     def read(self, address: int, size: int) -> bytes:
@@ -63,25 +67,49 @@ class Image(abc.ABC):
         return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
     def chunks(self, size: int = CHUNK) -> Iterator[tuple[int, memoryview]]:
-        """All memory in ascending order as ``(address, bytes)``, at most ``size`` bytes each.
+        """All memory, ascending, as ``(address, bytes)`` of at most ``size`` bytes, never across ranges.
 
-        Blocks that cannot be read are left out and noted in `defects`.  A view is valid until the next step.
+        Memory that cannot be read after all is left out, and `defects` says how much.  A view is valid until
+        the next step.
         """
-        for index, found in enumerate(self.ranges):
-            for offset in range(0, found.size, size):
-                take = min(size, found.size - offset)
-                try:
-                    yield found.start + offset, memoryview(self._read_within(index, offset, take))
-                except MissingMemory as error:
-                    self.defects.append(str(error))
+        lost = _Lost()
+        try:
+            for index, found in enumerate(self.ranges):
+                for offset in range(0, found.size, size):
+                    yield from self._readable(index, offset, min(size, found.size - offset), lost)
+        finally:
+            if lost.places and (defect := lost.describe()) not in self.defects:
+                self.defects.append(defect)
+
+    def _readable(self, index: int, offset: int, size: int, lost: _Lost) -> Iterator[tuple[int, memoryview]]:
+        """Yield what can be read of a part of a range, stepping over what cannot."""
+        start = self.ranges[index].start
+        end = offset + size
+        while offset < end:
+            try:
+                data = self._read_within(index, offset, end - offset)
+            except MissingMemory as error:
+                damage = error
+            else:
+                yield start + offset, memoryview(data)
+                return
+            if damage.address > start + offset:
+                before = damage.address - (start + offset)
+                yield start + offset, memoryview(self._read_within(index, offset, before))
+            lost.add(damage)
+            offset = damage.address + damage.size - start
 
     @property
     def size(self) -> int:
         """Bytes of memory held."""
         return sum(found.size for found in self.ranges)
 
+    @functools.cached_property
+    def _starts(self) -> list[int]:
+        return [found.start for found in self.ranges]
+
     def _range_at(self, address: int) -> int | None:
-        index = bisect.bisect_right(self.ranges, address, key=lambda found: found.start) - 1
+        index = bisect.bisect_right(self._starts, address) - 1
         return index if index >= 0 and address < self.ranges[index].end else None
 
     @abc.abstractmethod
@@ -95,3 +123,24 @@ class Image(abc.ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Lost:
+    """Counts the memory that a pass over an image could not read."""
+
+    def __init__(self) -> None:
+        self.places = 0
+        self.size = 0
+        self.first = 0
+        self.end = -1
+
+    def add(self, missing: MissingMemory) -> None:
+        if not self.places:
+            self.first = missing.address
+        self.places += missing.address != self.end
+        self.size += missing.size
+        self.end = missing.address + missing.size
+
+    def describe(self) -> str:
+        places = "1 place" if self.places == 1 else f"{self.places} places"
+        return f"{self.size} bytes in {places} cannot be read, the first at physical {self.first:#x}: damaged"

@@ -19,8 +19,8 @@ PathLike = Union[str, "os.PathLike[str]"]
 class Output:
     """A new file: use it in a ``with`` block and call `commit` when everything is written.
 
-    When the block is left without `commit`, the ``.part`` file is removed, or kept where ``keep_partial`` says
-    so (memory that was acquired cannot be had a second time).
+    When the block is left without `commit`, the ``.part`` file is removed, or with ``keep_partial`` kept
+    (memory that was acquired cannot be had a second time).
     """
 
     def __init__(self, path: PathLike, keep_partial: bool = False) -> None:
