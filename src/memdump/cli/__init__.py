@@ -80,13 +80,16 @@ def _run_without_command(arguments: list[str]) -> int:
         prog="memdump",
         usage="memdump COMMAND ...\n       memdump COMMAND --help",
         description=DESCRIPTION,
-        epilog=_overview() if not {"-h", "--help"}.isdisjoint(arguments) else None,
+        epilog=_overview() if {"-h", "--help"}.intersection(arguments or ["-h"]) else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"memdump {__version__}")
-    parser.parse_args(arguments)
-    parser.error("which command? 'memdump --help' lists them")
+    if arguments:
+        parser.parse_args(arguments)
+        parser.error("which command? 'memdump --help' lists them")
+    parser.print_help(sys.stderr)
+    return UsageError.exit_status
 
 
 def _overview() -> str:

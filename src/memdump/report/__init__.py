@@ -2,3 +2,6 @@
 
 An answer is its columns (`memdump.tables.schema.Column`) and rows, each a sequence with a value per column.
 """
+
+FORMATS = ("table", "json", "jsonl", "csv", "parquet")
+"""The formats of rows, as the commands spell them; the first is for people."""

@@ -51,3 +51,42 @@ def width(text: str) -> int:
     from unicodedata import combining, east_asian_width
 
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def pad(text: str, room: int, *, right: bool = False) -> str:
+    """Fill ``text`` up with spaces to ``room`` columns, to the right end of them if so asked."""
+    filling = " " * (room - width(text))
+    return filling + text if right else text + filling
+
+
+def cut(text: str, room: int) -> str:
+    """Shorten ``text`` to ``room`` columns: a path loses its beginning, anything else its end."""
+    if width(text) <= room:
+        return text
+    if text.startswith("/") and " " not in text:
+        return "…" + _fitting(text[::-1], room - 1)[::-1]
+    return _fitting(text, room - 1) + "…"
+
+
+def wrap(text: str, room: int, most: int | None = None) -> list[str]:
+    """Break ``text`` into at most ``most`` lines of ``room`` columns, at spaces where it has them."""
+    lines: list[str] = []
+    while width(text) > room and len(lines) + 1 != most:
+        line = _fitting(text, room)
+        at = line.rfind(" ") + 1
+        line = line[:at] if at > len(line) // 2 else line
+        lines.append(line.rstrip())
+        text = text[len(line) :]
+    return [*lines, cut(text, room)]
+
+
+def _fitting(text: str, room: int) -> str:
+    """The beginning of ``text`` that takes no more than ``room`` columns, and at least one character."""
+    if text.isascii():
+        return text[: max(room, 1)]
+    used = 0
+    for index, character in enumerate(text):
+        used += width(character)
+        if used > room:
+            return text[: max(index, 1)]
+    return text

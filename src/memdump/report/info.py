@@ -1,0 +1,114 @@
+"""What an image is, without reading its memory: the file, its ranges, its manifest, the kernel in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memdump.errors import MemdumpError
+from memdump.machine import manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memdump.dump import Dump
+
+MOST_RANGES = 12
+"""So many ranges are listed for people; machines get all of them."""
+
+
+def facts(dump: Dump) -> dict[str, Any]:
+    """Everything that is known, as JSON has it; ``error`` stands where something could not be had."""
+    image = dump.image
+    return {
+        "path": str(image.path),
+        "format": image.format,
+        "file_size": image.path.stat().st_size,
+        "memory_size": image.size,
+        "ranges": [{"start": found.start, "size": found.size} for found in image.ranges],
+        "defects": list(image.defects),
+        "manifest": _manifest(image.path),
+        "kernel": _kernel(dump),
+    }
+
+
+def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The same for people: labels and values; a label is empty where a value goes on."""
+    yield "image", f"{found['path']} ({size(found['file_size'])})"
+    yield "format", found["format"]
+    ranges = found["ranges"]
+    yield "memory", f"{size(found['memory_size'])} in {len(ranges)} range{'s' * (len(ranges) != 1)}"
+    for span in ranges[:MOST_RANGES]:
+        yield "", f"{span['start']:#014x} - {span['start'] + span['size']:#014x}  {size(span['size'])}"
+    if len(ranges) > MOST_RANGES:
+        yield "", f"and {len(ranges) - MOST_RANGES} more: --format json lists them"
+    yield from _kernel_lines(found["kernel"])
+    yield from _manifest_lines(found["manifest"])
+    for number, defect in enumerate(found["defects"]):
+        yield ("" if number else "defects"), defect
+
+
+def size(count: int) -> str:
+    """A number of bytes for people; binary prefixes (IEC 80000-13)."""
+    if count < 1024:
+        return f"{count} bytes"
+    value, unit = float(count), ""
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):  # noqa: B007 - the last one is used
+        value /= 1024
+        if value < 1024:
+            break
+    return f"{value:.4g} {unit}"
+
+
+def _kernel(dump: Dump) -> dict[str, Any]:
+    try:
+        kernel = dump.kernel
+    except MemdumpError as error:
+        return {"error": str(error)}
+    return {"release": kernel.release, "architecture": kernel.architecture}
+
+
+def _kernel_lines(kernel: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if "error" in kernel:
+        yield "kernel", kernel["error"]
+        return
+    yield "kernel", f"Linux {kernel['release']} ({kernel['architecture']})"
+
+
+def _manifest(image: Path) -> dict[str, Any] | None:
+    path = Path(manifest.path_of(str(image)))
+    if not path.exists():
+        return None
+    try:
+        known = manifest.load(path)
+    except MemdumpError as error:
+        return {"path": str(path), "error": str(error)}
+    return {
+        "path": str(path),
+        "host": known.host.hostname,
+        "boot_id": known.host.boot_id,
+        "started": known.started.utc,
+        "ended": known.ended.utc,
+        "source": known.source,
+        "memdump": known.memdump,
+        "size": known.size,
+        "sha256": known.sha256,
+        "complete": known.complete,
+        "stopped_by": known.stopped_by,
+        "unreadable": [{"start": span.start, "size": span.size} for span in known.unreadable],
+    }
+
+
+def _manifest_lines(known: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    if known is None:
+        return
+    yield "manifest", known["path"]
+    if "error" in known:
+        yield "", known["error"]
+        return
+    yield "", f"taken on {known['host']} from {known['source']} by memdump {known['memdump']}"
+    yield "", f"{known['started']} to {known['ended']}"
+    missing = sum(span["size"] for span in known["unreadable"])
+    whole = "complete" if known["complete"] else f"incomplete: {known['stopped_by']}"
+    yield "", f"{whole}, {size(missing)} could not be read" if missing else whole
+    yield "", f"SHA-256 {known['sha256']}"
