@@ -1,26 +1,21 @@
-"""How a kernel is understood without symbols."""
+"""How a kernel is understood without symbols: everything comes out of the image itself."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import drgn
-
     from memdump.image.base import Image
-    from memdump.kernel.problems import Problems
+    from memdump.kernel.kernel import Kernel
 
-
-class Kernel:
-    """A kernel inside an image."""
-
-    image: Image
-    program: drgn.Program
-    release: str
-    architecture: str
-    problems: Problems
+__all__ = ["open_kernel"]
 
 
 def open_kernel(image: Image) -> Kernel:
-    """Find and understand the kernel of an image."""
-    raise NotImplementedError
+    """Find and understand the kernel of an image.
+
+    Raises `memdump.kernel.problems.NoKernel` where there is none that memdump can read.
+    """
+    from memdump.kernel.kernel import Kernel
+
+    return Kernel.find(image)

@@ -1,0 +1,105 @@
+"""A kernel inside an image: its types, symbols and memory, as one `drgn.Program`."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from memdump.image.base import MissingMemory
+from memdump.kernel import facts, modules
+from memdump.kernel.location import Location, find_kernel
+from memdump.kernel.problems import NoKernel, Problems
+from memdump.kernel.program import direct_map_base, make_program
+from memdump.kernel.typefinder import install
+from memdump.kernel.vmcoreinfo import VmcoreInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import drgn
+
+    from memdump.image.base import Image
+    from memdump.kernel.btf import Btf
+    from memdump.kernel.symbols import SymbolTable
+
+
+class Kernel:
+    """An image understood.  What is missing is noted in `problems`, and the rest still works."""
+
+    architecture = "x86_64"
+
+    def __init__(self, image: Image, location: Location) -> None:
+        self.image = image
+        self.location = location
+        self.problems = Problems()
+        for defect in image.defects:
+            self.problems.add("", str(image.path), defect)
+        self.build_id, self.symbols, self.btf = facts.of_kernel(image, location, self.problems)
+        self.direct_map = direct_map_base(image, location, self.symbols)
+        info = self._vmcoreinfo()
+        self.vmcoreinfo: bytes = info.text
+        """The VMCOREINFO text: the kernel's own, or one made up from what else is known."""
+        self.release: str = info.release or "unknown"
+
+    @classmethod
+    def find(cls, image: Image) -> Kernel:
+        """Find the kernel in an image; raises `NoKernel`."""
+        location = find_kernel(image)
+        if location is None:
+            raise NoKernel(
+                f"{image.path}: no Linux kernel for x86-64 found in this {image.format} image "
+                f"({image.size} bytes of memory): is it a whole dump, and of such a system?"
+            )
+        return cls(image, location)
+
+    @cached_property
+    def program(self) -> drgn.Program:
+        """The program that drgn's helpers work on."""
+        program = make_program(self.image, self.location, self.vmcoreinfo, self.direct_map)
+        install(program, self._all_btfs, self._all_symbols)
+        return program
+
+    @property
+    def kaslr_offset(self) -> int:
+        """How far KASLR has moved the kernel's virtual addresses, in bytes."""
+        return self.location.virtual - facts.LINK_ADDRESS
+
+    @cached_property
+    def module_btfs(self) -> list[Btf]:
+        """The BTF of every loaded module that has one."""
+        return modules.load_btfs(self) if self.btf else []
+
+    @cached_property
+    def module_symbols(self) -> SymbolTable:
+        """The kallsyms of all loaded modules together."""
+        return modules.load_symbols(self)
+
+    def _all_btfs(self) -> Iterator[Btf]:
+        if self.btf:
+            yield self.btf
+            yield from self.module_btfs
+
+    def _all_symbols(self) -> Iterator[SymbolTable]:
+        yield self.symbols
+        if self.btf:
+            yield self.module_symbols
+
+    def _vmcoreinfo(self) -> VmcoreInfo:
+        """The running kernel's VMCOREINFO: where its pointer leads, or where the kernel was found by it."""
+        for text in self._vmcoreinfo_texts():
+            info = VmcoreInfo(text)
+            if info and info.number("phys_base") == self.location.phys_base:
+                return info
+        self.problems.add("", "VMCOREINFO", "not in this image: made up from the kernel's page tables and symbols")
+        return facts.made_up_vmcoreinfo(self.image, self.location, self.symbols)
+
+    def _vmcoreinfo_texts(self) -> Iterator[bytes]:
+        if self.location.vmcoreinfo:
+            yield self.location.vmcoreinfo.text
+        pointer = self.symbols.address_of("vmcoreinfo_data")
+        if pointer is not None:
+            try:
+                where = int.from_bytes(self.image.read(self.location.translate(pointer), 8), "little")
+                yield self.image.read(where - self.direct_map, 4096)
+            except (MissingMemory, OverflowError, ValueError):
+                return
