@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from memdump.image.copying import copy_memory
+from memdump.image.copying import copy_memory, unwatched
 from memdump.image.elf import (
     ARCHITECTURES,
     CLASS64,
@@ -20,6 +20,7 @@ from memdump.image.elf import (
 
 if TYPE_CHECKING:
     from memdump.image.base import Image
+    from memdump.image.copying import Progress
     from memdump.machine.output import Output
 
 PAGE = 4096
@@ -31,7 +32,13 @@ SECTION = struct.Struct("<" + LAYOUTS[CLASS64].section)
 HEADER_SIZE = 16 + HEADER.size
 
 
-def write_elf(image: Image, out: Output, vmcoreinfo: bytes | None, direct_map: int | None = None) -> None:
+def write_elf(
+    image: Image,
+    out: Output,
+    vmcoreinfo: bytes | None,
+    direct_map: int | None = None,
+    progress: Progress = unwatched,
+) -> None:
     """Write an image as an ELF core.
 
     ``vmcoreinfo`` becomes the VMCOREINFO note, without which few tools find the kernel.  ``direct_map`` is
@@ -50,7 +57,7 @@ def write_elf(image: Image, out: Output, vmcoreinfo: bytes | None, direct_map: i
     out.write(_loads(image, memory_at, direct_map))
     out.write(note)
     out.skip(memory_at - out.position)
-    copy_memory(image, out, lambda _: None)
+    copy_memory(image, out, lambda _: None, progress)
 
 
 def _header(architecture: str | None, count: int) -> bytes:

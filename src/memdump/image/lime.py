@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from memdump.errors import NotADump
 from memdump.image.content import unpack
-from memdump.image.copying import copy_memory
+from memdump.image.copying import copy_memory, unwatched
 from memdump.image.mapped import MappedImage
 from memdump.image.segments import Segment
 from memdump.machine.lime import HEADER, MAGIC, VERSION, write_header
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from memdump.image.base import Image
     from memdump.image.content import Content
+    from memdump.image.copying import Progress
     from memdump.machine.output import Output
     from memdump.machine.source import Range
 
@@ -68,10 +69,10 @@ def _segments(content: Content, defects: list[str]) -> list[Segment]:
     return segments
 
 
-def write_lime(image: Image, out: Output) -> None:
+def write_lime(image: Image, out: Output, progress: Progress = unwatched) -> None:
     """Write an image as LiME."""
 
     def head(found: Range) -> None:
         write_header(out, found)
 
-    copy_memory(image, out, head)
+    copy_memory(image, out, head, progress)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memdump.errors import UsageError
-from memdump.image.copying import copy_memory
+from memdump.image.copying import copy_memory, unwatched
 from memdump.image.mapped import MappedImage
 from memdump.image.segments import Segment
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from memdump.image.base import Image
     from memdump.image.content import Content
+    from memdump.image.copying import Progress
     from memdump.machine.output import Output
     from memdump.machine.source import Range
 
@@ -42,7 +43,7 @@ class RawImage(MappedImage):
         super().__init__(path, content, [Segment(0, len(content), 0)], [])
 
 
-def write_raw(image: Image, out: Output) -> None:
+def write_raw(image: Image, out: Output, progress: Progress = unwatched) -> None:
     """Write an image padded; the gaps are holes in the file and take no room on the disk.
 
     Raises `UsageError` where the file would be absurdly large because the addresses lie far apart.
@@ -56,4 +57,4 @@ def write_raw(image: Image, out: Output) -> None:
     def pad(found: Range) -> None:
         out.skip(found.start - out.position)
 
-    copy_memory(image, out, pad)
+    copy_memory(image, out, pad, progress)
