@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from memdump.image.base import Image
-    from memdump.kernel import Kernel
+    from memdump.kernel.kernel import Kernel
     from memdump.kernel.problems import Problem
     from memdump.query import Answer
 
@@ -62,7 +62,8 @@ class Dump:
         from memdump.kernel.problems import Problem
 
         noted = self.kernel.problems if "kernel" in self.__dict__ else ()
-        return [*(Problem("", "the image file", defect) for defect in self.image.defects), *noted]
+        damage = (Problem("", str(self.image.path), defect) for defect in self.image.defects)
+        return list(dict.fromkeys((*damage, *noted)))
 
     def close(self) -> None:
         """Close the image; rows that were read stay valid."""

@@ -12,7 +12,7 @@ from memdump.report.text import visible
 if TYPE_CHECKING:
     import argparse
 
-    from memdump.kernel import Kernel
+    from memdump.kernel.kernel import Kernel
 
 SUMMARY = "open a drgn prompt on an image, with kernel and prog defined"
 EXAMPLE = "memdump shell server.lime"

@@ -65,14 +65,33 @@ def _kernel(dump: Dump) -> dict[str, Any]:
         kernel = dump.kernel
     except MemdumpError as error:
         return {"error": str(error)}
-    return {"release": kernel.release, "architecture": kernel.architecture}
+    return {
+        "release": kernel.release,
+        "architecture": kernel.architecture,
+        "build_id": kernel.build_id,
+        "paging_levels": kernel.location.levels,
+        "kaslr_offset": kernel.kaslr_offset,
+        "physical_address": kernel.location.physical,
+        "virtual_address": kernel.location.virtual,
+        "found_by": kernel.location.found_by,
+    }
 
 
 def _kernel_lines(kernel: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "error" in kernel:
         yield "kernel", kernel["error"]
         return
-    yield "kernel", f"Linux {kernel['release']} ({kernel['architecture']})"
+    yield (
+        "kernel",
+        f"Linux {kernel['release']} ({kernel['architecture']}, {kernel['paging_levels']} levels of pages)",
+    )
+    yield "", f"build id {kernel['build_id'] or 'unknown'}"
+    yield "", f"at {kernel['physical_address']:#x}, mapped at {kernel['virtual_address']:#x}"
+    yield (
+        "",
+        f"moved {kernel['kaslr_offset']:#x} by KASLR" if kernel["kaslr_offset"] else "not moved by KASLR",
+    )
+    yield "", f"found by {kernel['found_by']}"
 
 
 def _manifest(image: Path) -> dict[str, Any] | None:

@@ -20,8 +20,11 @@ READABLE = 100
 LONGEST_PADDING = 60
 """Without a width, one long cell pushes its row to the right, not every row."""
 NARROWEST = 16
-"""Text is cut no shorter than this to make room for other columns."""
+"""Text is cut no shorter than this to make room for other columns,"""
 NARROWEST_WRAPPED = 36
+"""unless it is the last column, which is wrapped,"""
+SHORTEST = 8
+"""or the reader chose the columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,13 @@ class Layout:
         return [list(line) for line in reversed(list(lines))]
 
 
-def arrange(columns: Sequence[Column], cells: Sequence[Sequence[str]], room: int | None) -> Layout:
-    """Choose columns and widths for ``room`` columns of a terminal or for no limit, by a sample of cells."""
+def arrange(
+    columns: Sequence[Column], cells: Sequence[Sequence[str]], room: int | None, *, chosen: bool = False
+) -> Layout:
+    """Choose columns and widths for ``room`` columns of a terminal or for no limit, by a sample of cells.
+
+    Where the reader has ``chosen`` the columns, text is rather cut shorter than a column dropped.
+    """
     contents = [max(map(width, column), default=0) for column in zip(*cells, strict=True)]
     contents = contents or [0] * len(columns)
     natural = [max(content, len(column.name)) for content, column in zip(contents, columns, strict=True)]
@@ -68,9 +76,9 @@ def arrange(columns: Sequence[Column], cells: Sequence[Sequence[str]], room: int
     if whole.total <= room:
         return whole
     wanted = [max(content, _heading(column.name)) for content, column in zip(contents, columns, strict=True)]
-    least = [
-        _least(column, wide, column is columns[-1]) for column, wide in zip(columns, wanted, strict=True)
-    ]
+    least = _least(columns, wanted, SHORTEST if chosen else NARROWEST)
+    if not chosen and columns[-1].type is str:
+        least[-1] = min(wanted[-1], NARROWEST_WRAPPED)
     kept, dropped = _choose(columns, cells, least, room)
     widths = _widen(kept, least, wanted, room)
     wraps = not dropped and columns[-1].type is str
@@ -111,10 +119,12 @@ def _widen(kept: Sequence[int], least: Sequence[int], wanted: Sequence[int], roo
     return widths
 
 
-def _least(column: Column, wanted: int, last: bool) -> int:
-    if column.type not in (str, object):
-        return wanted
-    return min(wanted, NARROWEST_WRAPPED if last and column.type is str else NARROWEST)
+def _least(columns: Sequence[Column], wanted: Sequence[int], shortest: int) -> list[int]:
+    """Text may be cut to ``shortest``; numbers and times are shown whole or not at all."""
+    return [
+        min(wide, shortest) if column.type in (str, object) else wide
+        for column, wide in zip(columns, wanted, strict=True)
+    ]
 
 
 def _is_number(column: Column) -> bool:

@@ -45,7 +45,7 @@ def write(
     formatters = [formatter(column, "seconds" if room else "microseconds") for column in columns]
     cells = (tuple(show(value) for show, value in zip(formatters, row, strict=True)) for row in rows)
     sample = list(islice(cells, SAMPLE))
-    layout = arrange(columns, sample, room)
+    layout = arrange(columns, sample, room, chosen=chosen)
     too_wide = layout.total > (room or READABLE) or layout.dropped
     if (too_wide and len(sample) <= FEW) or (layout.dropped and chosen):
         _write_records(columns, chain(sample, cells), out, room, colour)

@@ -11,7 +11,7 @@ from memdump.tables.schema import table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memdump.kernel import Kernel
+    from memdump.kernel.kernel import Kernel
 
 
 @table(Problem)
@@ -22,5 +22,5 @@ def problems(kernel: Kernel) -> Iterator[Problem]:
             for _ in tables.find(name).rows(kernel):
                 pass
     for defect in kernel.image.defects:
-        yield Problem("", "the image file", defect)
+        kernel.problems.add("", str(kernel.image.path), defect)
     yield from kernel.problems

@@ -17,7 +17,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
-    from memdump.kernel import Kernel
+    from memdump.kernel.kernel import Kernel
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ Address = Annotated[int, Hexadecimal()]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Detail:
-    """Marks a column that a narrow terminal leaves out first: ``Annotated[int, "Effective user", DETAIL]``"""
+    """Marks a column that a narrow terminal leaves out first: ``Annotated[int, "Session", DETAIL]``."""
 
 
 DETAIL = Detail()
