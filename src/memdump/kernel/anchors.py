@@ -1,6 +1,7 @@
 """What can be found without kallsyms: the first task, and what it leads to.
 
-``init_task`` is the task called ``swapper/0`` in the kernel's data; its members point to the initial namespaces.
+``init_task`` is the task called ``swapper/0`` in the kernel's data; its members point to the initial
+namespaces.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def find(data: bytes, location: Location, btf: Btf | None) -> SymbolTable:
         for task in _first_tasks(data, location, btf):
             found.update(task)
             break
-    return SymbolTable.build([(address, b"D" + name.encode()) for name, address in found.items()])
+    return SymbolTable.build(list(found.values()), [b"D" + name.encode() for name in found])
 
 
 def _first_tasks(data: bytes, location: Location, btf: Btf) -> Iterator[dict[str, int]]:

@@ -1,7 +1,7 @@
 """BTF: the types of a kernel, which lie in its own memory.
 
-Source of the layout: ``include/uapi/linux/btf.h`` and ``Documentation/bpf/btf.rst`` of Linux.  A module's BTF is *split*: its
-type numbers and its string offsets go on where those of vmlinux end.
+Source of the layout: ``include/uapi/linux/btf.h`` and ``Documentation/bpf/btf.rst`` of Linux.  A module's
+BTF is *split*: its type numbers and its string offsets go on where those of vmlinux end.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class BadBtf(ValueError):
 class BtfType(NamedTuple):
     """A type: ``size_or_type`` is the size in bytes, or the number of the type that it refers to.
 
-    ``words`` holds what follows in the type section, as 32-bit words: ``vlen`` members or parameters, or the encoding of an
-    integer.
+    ``words`` holds what follows in the type section, as 32-bit words: ``vlen`` members or parameters, or
+    the encoding of an integer.
     """
 
     kind: Kind
@@ -96,8 +96,9 @@ class BtfIndex(NamedTuple):
 class Btf:
     """A BTF section; ``base`` is that of vmlinux where this is a module's.
 
-    Raises `BadBtf` unless every type is whole, so a torn copy is noticed before it is used.  A given ``index`` (from the
-    cache) is trusted only as far as looking up in it goes: every access is checked all the same.
+    Raises `BadBtf` unless every type is whole, so a torn copy is noticed before it is used.  A given
+    ``index`` (from the cache) is trusted only as far as looking up in it goes: every access is checked all
+    the same.
     """
 
     def __init__(self, data: bytes, base: Btf | None = None, index: BtfIndex | None = None) -> None:
@@ -105,8 +106,8 @@ class Btf:
         self._words = memoryview(types).cast("I")
         self._base = base
         self._first = len(base) if base else 1
-        self._first_string = base.string_end if base else 0
-        self.string_end = self._first_string + len(self._strings)
+        self._first_string: int = base.string_end if base else 0
+        self.string_end: int = self._first_string + len(self._strings)
         if index is None:
             index = BtfIndex(_offsets(self._words, self.string_end), array("Q"), array("Q"))
             index = index._replace(names=self._hash_names(index), enumerators=self._hash_enumerators(index))
@@ -169,7 +170,7 @@ class Btf:
             yield self.string(enumeration.words[at]), value
 
     def members(self, compound: BtfType) -> Iterator[tuple[str, int, int, int]]:
-        """Name, type number, bit offset and bit-field size (0 if none) of each member of a STRUCT or UNION."""
+        """Name, type number, bit offset and bit-field size (0 if none) of each member of a compound."""
         for at in range(0, len(compound.words), 3):
             name, member, offset = compound.words[at : at + 3]
             if compound.flag:
@@ -224,8 +225,8 @@ def _sections(data: bytes) -> tuple[bytes, bytes]:
 
 def _offsets(words: memoryview, string_end: int) -> array[int]:
     """Where each type begins; raises `BadBtf` unless they fill the section exactly."""
-    fixed = [_FIXED.get(kind, 0) + 3 for kind in Kind]  # type: ignore[call-overload]
-    each = [_EACH.get(kind, 0) for kind in Kind]  # type: ignore[call-overload]
+    fixed = [_FIXED.get(kind, 0) + 3 for kind in Kind]
+    each = [_EACH.get(kind, 0) for kind in Kind]
     offsets = array("I")
     append, at, end = offsets.append, 0, len(words)
     try:

@@ -6,10 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 from memdump.image.base import MissingMemory
-from memdump.kernel import anchors, kallsyms
+from memdump.kernel import anchors, cache, kallsyms
 from memdump.kernel.btf import MAGIC, BadBtf, Btf, size_of
 from memdump.kernel.location import START_KERNEL_MAP, Location
-from memdump.kernel.symbols import SymbolTable
 from memdump.kernel.vmcoreinfo import VmcoreInfo
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from memdump.image.base import Image
     from memdump.kernel.problems import Problems
+    from memdump.kernel.symbols import SymbolTable
 
 LINK_ADDRESS = START_KERNEL_MAP + (16 << 20)
 """Where an x86-64 kernel is linked to: ``CONFIG_PHYSICAL_START`` is 16 MiB in every distribution."""
@@ -24,40 +24,77 @@ LINK_ADDRESS = START_KERNEL_MAP + (16 << 20)
 BUILD_ID_NOTE = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0"
 """An ELF note of type NT_GNU_BUILD_ID, by GNU, with 20 bytes of SHA-1."""
 ELF_MAGIC = b"\x7fELF"
+VDSO = 0x2000
+"""No note of a vDSO is further behind its ELF header."""
+STEP, OVERLAP = 1 << 20, 4 * VDSO
+"""The build id is looked for in blocks of that size, with so much of the block before."""
 BANNER = re.compile(rb"Linux version ([0-9]\S*) \(")
 
 
-def of_kernel(image: Image, location: Location, problems: Problems) -> tuple[str | None, SymbolTable, Btf | None]:
+def of_kernel(
+    image: Image, location: Location, problems: Problems
+) -> tuple[str | None, SymbolTable, Btf | None]:
     """Build id, symbols and types of the kernel at ``location``; what is missing is noted."""
+    build_id = find_build_id(image, location)
+    known = cache.load(build_id, location.virtual) if build_id else None
+    if known is not None:
+        btf = _known_btf(image, location, known)
+        if btf is not None:
+            return build_id, known.symbols, btf
     data = _kernel_image(image, location, problems)
-    build_id = find_build_id(data, location.text_size)
     symbols = kallsyms.find_symbols(data, location.virtual, location.virtual, location.text_size)
     btf = _find_btf(data, location, symbols)
     if btf is None:
         problems.add("", "BTF", "no whole BTF of vmlinux in this image: structures cannot be read")
     if symbols is None:
-        problems.add("", "kallsyms", "not found: only what VMCOREINFO names and the first task leads to can be read")
-        symbols = anchors.find(data, location, btf)
+        problems.add(
+            "", "kallsyms", "not found: only what VMCOREINFO names and the first task leads to can be read"
+        )
+        return build_id, anchors.find(data, location, btf), btf
+    if build_id and btf:
+        cache.store(build_id, location.virtual, cache.Remembered(symbols, btf.index))
     return build_id, symbols, btf
 
 
-def find_build_id(data: bytes, start: int) -> str | None:
+def _known_btf(image: Image, location: Location, known: cache.Remembered) -> Btf | None:
+    """The BTF of a kernel that the cache knows: the index is there, the types are in the image."""
+    start = known.symbols.address_of("__start_BTF")
+    if start is None:
+        return None
+    try:
+        at = location.translate(start)
+        size = size_of(image.read(at, 64)) or 0
+        return Btf(image.read(at, size), index=known.btf) if size <= location.size else None
+    except (MissingMemory, BadBtf):
+        return None
+
+
+def find_build_id(image: Image, location: Location) -> str | None:
     """The build id of vmlinux, in hex.
 
-    The vDSO images inside the kernel have notes of their own: theirs follow an ELF header at a short distance.
+    It is in the read-only data.  The vDSO images there have notes of their own, a short distance behind an
+    ELF header.
     """
-    at = data.find(BUILD_ID_NOTE, start)
-    while at >= 0:
-        if data.rfind(ELF_MAGIC, max(0, at - 0x2000), at) < 0:
-            return data[at + len(BUILD_ID_NOTE) :][:20].hex()
-        at = data.find(BUILD_ID_NOTE, at + 1)
+    for start in range(location.text_size, location.size, STEP):
+        try:
+            data = image.read(location.physical + start - OVERLAP, min(STEP, location.size - start) + OVERLAP)
+        except MissingMemory:
+            continue
+        at = data.find(BUILD_ID_NOTE, OVERLAP // 2)
+        while at >= 0:
+            build_id = data[at + len(BUILD_ID_NOTE) :][:20]
+            if data.rfind(ELF_MAGIC, max(0, at - VDSO), at) < 0 and len(build_id) == 20:
+                return build_id.hex()
+            at = data.find(BUILD_ID_NOTE, at + 1)
     return None
 
 
 def made_up_vmcoreinfo(image: Image, location: Location, symbols: SymbolTable) -> VmcoreInfo:
     """A VMCOREINFO for a kernel whose own is not in the image, with what reading memory takes."""
     try:
-        found = BANNER.search(image.read(location.physical + location.text_size, location.size - location.text_size))
+        found = BANNER.search(
+            image.read(location.physical + location.text_size, location.size - location.text_size)
+        )
     except MissingMemory:
         found = None
     directory = symbols.address_of("init_top_pgt") or symbols.address_of("swapper_pg_dir") or 0
@@ -95,7 +132,8 @@ def _kernel_image(image: Image, location: Location, problems: Problems) -> bytes
 def _find_btf(data: bytes, location: Location, symbols: SymbolTable | None) -> Btf | None:
     """The BTF between its symbols, or the first whole one in the kernel image.
 
-    Other copies in memory (of the file that was booted, of an earlier decompression) are often torn and never needed.
+    Other copies in memory (of the file that was booted, of an earlier decompression) are often torn and
+    never needed.
     """
     for start in _btf_starts(data, location, symbols):
         size = size_of(data[start : start + 64])

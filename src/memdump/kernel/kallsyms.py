@@ -1,14 +1,14 @@
 """The symbol table that a kernel carries for its own messages, found by its shape and decoded.
 
-Nothing needs to name its place.  The *token table* holds the 256 strings that symbol names are made of, and the digits
-stand in it one after the other; the *token index* behind it holds their offsets, which proves the find.  From there the
-other arrays follow (``scripts/kallsyms.c`` of Linux writes them, ``kernel/kallsyms.c`` reads them):
+Nothing needs to name its place.  The *token table* holds the 256 strings that symbol names are made of, and
+the digits stand in it one after the other; the *token index* behind it holds their offsets, which proves
+the find.  From there the other arrays follow (``scripts/kallsyms.c`` of Linux writes them,
+``kernel/kallsyms.c`` reads them):
 
-============  =====================================================================================================
-up to 6.3     offsets, relative base, number, names, markers, [6.2: sequence of names,] token table, token index
-from 6.4      number, names, markers, token table, token index, offsets, relative base, sequence of names
-from 7.0      the same without a relative base: an offset counts from the place where it stands
-============  =====================================================================================================
+- up to 6.3: offsets, relative base, number, names, markers, (6.2 and 6.3: sequence of names,) token table,
+  token index;
+- from 6.4: number, names, markers, token table, token index, offsets, relative base, sequence of names;
+- from 7.0: the same without a relative base, since an offset counts from the place where it stands.
 
 Which one it is shows in the addresses: only with the right one is ``_text`` where the kernel is mapped.
 """
@@ -21,13 +21,15 @@ from typing import TYPE_CHECKING
 from memdump.kernel.symbols import SymbolTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 TOKENS = 256
 DIGITS = b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00"
 PER_MARKER = 256
 """There is a marker, the offset of its name, for each 256th symbol."""
 MOST_SYMBOLS = 1 << 22
+TEXT = b"T_text"
+BANNERS = (b"Dlinux_banner", b"Rlinux_banner")
 BANNER = b"Linux version "
 """What ``linux_banner`` begins with: with a layout that is off by one, that symbol points beside it."""
 
@@ -39,8 +41,8 @@ class Malformed(ValueError):
 def find_symbols(data: bytes, address: int, text: int, search_from: int = 0) -> SymbolTable | None:
     """Find and decode kallsyms in a kernel image.
 
-    ``data`` is the kernel image, ``address`` the virtual address of its first byte, ``text`` that of ``_text``;
-    the search begins at offset ``search_from``.  Returns ``None`` where there is none.
+    ``data`` is the kernel image, ``address`` the virtual address of its first byte, ``text`` that of
+    ``_text``; the search begins at offset ``search_from``.  Returns ``None`` where there is none.
     """
     at = data.find(DIGITS, search_from)
     while at >= 0:
@@ -56,17 +58,21 @@ def _decode(data: bytes, address: int, text: int, digits: int) -> SymbolTable:
     for markers in _marker_arrays(data, table):
         for number_at, names_at, count in _name_arrays(data, markers):
             names = _names(data, names_at, count, tokens, markers.values)
-            for addresses in _address_arrays(data, address, count, number_at, index + 2 * TOKENS):
-                if _plausible(data, address, text, dict(zip(names, addresses, strict=True))):
-                    return SymbolTable.build(list(zip(addresses, names, strict=True)))
+            known = {name: names.index(name) for name in (TEXT, *BANNERS) if name in names}
+            for layout in _layouts(data, address, count, number_at, index + 2 * TOKENS):
+                if TEXT in known and _plausible(data, address, text, known, layout):
+                    return SymbolTable.build([layout(number) for number in range(count)], names)
     raise Malformed("no layout gives _text its address")
 
 
-def _plausible(data: bytes, address: int, text: int, symbols: dict[bytes, int]) -> bool:
+def _plausible(
+    data: bytes, address: int, text: int, known: dict[bytes, int], layout: Callable[[int], int]
+) -> bool:
     """Whether ``_text`` is where the kernel is mapped, and the banner (if it is listed) where it stands."""
-    banner = symbols.get(b"Dlinux_banner", symbols.get(b"Rlinux_banner"))
-    at_banner = data[banner - address : banner - address + len(BANNER)] if banner is not None and banner >= address else BANNER
-    return symbols.get(b"T_text") == text and at_banner == BANNER
+    if layout(known[TEXT]) != text:
+        return False
+    banners = [layout(known[name]) - address for name in BANNERS if name in known]
+    return all(data.startswith(BANNER, max(0, at)) for at in banners)
 
 
 def _align(position: int, to: int) -> int:
@@ -117,7 +123,7 @@ def _marker_arrays(data: bytes, table: int) -> Iterator[_Markers]:
             gap = (len(words) - end) * 4
             if gap < 16 or 3 * PER_MARKER * (len(values) - 1) <= gap <= 3 * PER_MARKER * len(values) + 16:
                 yield _Markers(base + 4 * start, values)
-        end = start if start < end - 1 else end - 1
+        end = min(end - 1, start)
 
 
 def _name_arrays(data: bytes, markers: _Markers) -> Iterator[tuple[int, int, int]]:
@@ -179,28 +185,32 @@ def _names_as(
     return names
 
 
-def _address_arrays(
+def _layouts(
     data: bytes, address: int, count: int, number_at: int, behind_index: int
-) -> Iterator[list[int]]:
-    """The addresses in each layout that there has been, whether or not it makes sense here."""
+) -> Iterator[Callable[[int], int]]:
+    """Ways to tell the address of a symbol by its number, whether or not they make sense here."""
     for alignment in (8, 4):
         for at in (_align(behind_index, alignment), number_at - 8 - _align(4 * count, alignment)):
-            if at < 0 or at + 4 * count > len(data):
-                continue
-            offsets = array("i", data[at : at + 4 * count])
-            base_at = _align(at + 4 * count, alignment)
-            base = int.from_bytes(data[base_at : base_at + 8], "little")
-            yield from (_absolute_percpu(offsets, base), _relative(offsets, base))
-            yield [address + at + 4 * number + offset for number, offset in enumerate(offsets)]
+            if 0 <= at <= len(data) - 4 * count - 8:
+                offsets = memoryview(data)[at : at + 4 * count].cast("i")
+                base_at = _align(at + 4 * count, alignment)
+                base = int.from_bytes(data[base_at : base_at + 8], "little")
+                yield from (_absolute_percpu(offsets, base), _relative(offsets, base))
+                yield _place_relative(offsets, address + at)
     at = number_at - 8 * count
     if at >= 0:
-        yield array("Q", data[at : at + 8 * count]).tolist()
+        yield memoryview(data)[at : at + 8 * count].cast("Q").__getitem__
 
 
-def _absolute_percpu(offsets: array[int], base: int) -> list[int]:
+def _absolute_percpu(offsets: memoryview, base: int) -> Callable[[int], int]:
     """``CONFIG_KALLSYMS_ABSOLUTE_PERCPU``, up to 6.14: what is not negative is the address itself."""
-    return [offset if offset >= 0 else base - 1 - offset for offset in offsets]
+    return lambda number: offset if (offset := offsets[number]) >= 0 else base - 1 - offset
 
 
-def _relative(offsets: array[int], base: int) -> list[int]:
-    return [base + (offset & 0xFFFFFFFF) for offset in offsets]
+def _relative(offsets: memoryview, base: int) -> Callable[[int], int]:
+    return lambda number: base + (offsets[number] & 0xFFFFFFFF)
+
+
+def _place_relative(offsets: memoryview, address: int) -> Callable[[int], int]:
+    """From 7.0: an offset counts from its own address."""
+    return lambda number: address + 4 * number + offsets[number]

@@ -90,7 +90,9 @@ class Kernel:
             info = VmcoreInfo(text)
             if info and info.number("phys_base") == self.location.phys_base:
                 return info
-        self.problems.add("", "VMCOREINFO", "not in this image: made up from the kernel's page tables and symbols")
+        self.problems.add(
+            "", "VMCOREINFO", "not in this image: made up from the kernel's page tables and symbols"
+        )
         return facts.made_up_vmcoreinfo(self.image, self.location, self.symbols)
 
     def _vmcoreinfo_texts(self) -> Iterator[bytes]:

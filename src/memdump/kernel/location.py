@@ -1,11 +1,12 @@
 """Where in physical memory the kernel lies, and where it is mapped.
 
-Three places are looked at, from the cheapest to the dearest, and each is believed only if its page tables really map
-a kernel:
+Three places are looked at, from the cheapest to the dearest, and each is believed only if its page tables
+really map a kernel:
 
 1. the VMCOREINFO that the image's format carries;
-2. the page directory of the real-mode trampoline.  Every x86-64 kernel keeps one below 1 MiB to wake processors with, and
-   its last entry is that of the kernel's own page directory (``setup_real_mode`` in ``arch/x86/realmode/init.c``);
+2. the page directory of the real-mode trampoline.  Every x86-64 kernel keeps one below 1 MiB to wake
+   processors with, and its last entry is that of the kernel's own page directory (``setup_real_mode`` in
+   ``arch/x86/realmode/init.c``);
 3. every VMCOREINFO page in memory: first at the beginning of each page, then anywhere.
 
 So the time does not depend on the size of the image, unless all but the last have failed.
@@ -73,7 +74,9 @@ def find_kernel(image: Image) -> Location | None:
 
 def _candidates(image: Image) -> Iterator[Location]:
     if image.vmcoreinfo:
-        yield from _by_vmcoreinfo(image, VmcoreInfo(image.vmcoreinfo), "the VMCOREINFO that the image carries")
+        yield from _by_vmcoreinfo(
+            image, VmcoreInfo(image.vmcoreinfo), "the VMCOREINFO that the image carries"
+        )
     for address in range(0, LOW_MEMORY, PAGE):
         yield from _by_page_directory(image, address, "the page directory of the real-mode trampoline")
     for text in _at_page_starts(image):
@@ -83,7 +86,7 @@ def _candidates(image: Image) -> Iterator[Location]:
 
 
 def _by_vmcoreinfo(image: Image, info: VmcoreInfo, found_by: str) -> Iterator[Location]:
-    """The kernel that a VMCOREINFO speaks of: a stale one's page directory maps nothing, or something else."""
+    """The kernel that a VMCOREINFO speaks of: that of a stale one maps something else, if anything."""
     phys_base, directory = info.number("phys_base"), info.symbol("swapper_pg_dir")
     text = info.symbol("_stext")
     if not info or phys_base is None or directory is None or text is None:
@@ -130,7 +133,9 @@ def _mapped_kernel(image: Image, middle: int) -> tuple[int, int, int, int] | Non
     if entries is None:
         return None
     pages = {
-        index: page for index, entry in enumerate(entries) if entry & PRESENT and (page := _large_page(image, entry))
+        index: page
+        for index, entry in enumerate(entries)
+        if entry & PRESENT and (page := _large_page(image, entry))
     }
     if not pages:
         return None

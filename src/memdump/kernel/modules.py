@@ -58,7 +58,7 @@ def load_symbols(kernel: Kernel) -> SymbolTable:
             name = module.name.string_().decode("utf-8", "replace")
             with kernel.problems.skipping("", f"symbols of module {name}"):
                 symbols += _symbols_of(module)
-    return SymbolTable.build(symbols)
+    return SymbolTable.build([address for address, _ in symbols], [name for _, name in symbols])
 
 
 def _symbols_of(module: Object) -> list[tuple[int, bytes]]:

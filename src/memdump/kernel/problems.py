@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SMEAR = (drgn.FaultError, drgn.ObjectAbsentError, MissingMemory, LookupError, ValueError, TypeError, OverflowError)
+SMEAR = (
+    drgn.FaultError,
+    drgn.ObjectAbsentError,
+    MissingMemory,
+    LookupError,
+    ValueError,
+    TypeError,
+    OverflowError,
+)
 """What reading a torn or hostile structure raises: none of these is a fault of the program."""
 
 LONGEST_WALK = 1 << 20

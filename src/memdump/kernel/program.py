@@ -18,13 +18,11 @@ DIRECT_MAP_BASE = {4: 0xFFFF888000000000, 5: 0xFF11000000000000}
 """``__PAGE_OFFSET_BASE_L4`` and ``_L5``: where memory is mapped when KASLR has not moved it."""
 
 
-def make_program(
-    image: Image, location: Location, vmcoreinfo: bytes, direct_map: int
-) -> drgn.Program:
+def make_program(image: Image, location: Location, vmcoreinfo: bytes, direct_map: int) -> drgn.Program:
     """A program that reads the image; types and symbols are installed by `memdump.kernel.typefinder.install`.
 
-    The kernel image and the direct map are read by arithmetic, everything else through the page tables, as the
-    processor would: that is quicker, and holds where page tables are torn.
+    The kernel image and the direct map are read by arithmetic, everything else through the page tables, as
+    the processor would: that is quicker, and holds where page tables are torn.
     """
     program = drgn.Program(drgn.Platform(drgn.Architecture.X86_64), vmcoreinfo=vmcoreinfo)
 
@@ -50,6 +48,10 @@ def make_program(
     for found in image.ranges:
         program.add_memory_segment(direct_map + found.start, found.size, linear(direct_map))
     program.add_memory_segment(location.virtual, location.size, linear(location.virtual - location.physical))
+    # With its extent known, drgn takes the ORC tables in the kernel image to unwind stacks.
+    program.main_module("kernel", create=True).address_ranges = [
+        (location.virtual, location.virtual + location.size)
+    ]
     return program
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import zlib
 from array import array
 from bisect import bisect_left, bisect_right
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 LONGEST_SYMBOL = 0x10000
-"""kallsyms has no sizes: a symbol ends where the next one begins, but a gap in the address space is no symbol."""
+"""kallsyms has no sizes: a symbol ends where the next begins, but a gap in the address space is no symbol."""
 
 
 class Symbol(NamedTuple):
@@ -46,8 +47,8 @@ def hash_lookup(index: memoryview | array[int], name: bytes) -> list[int]:
 class SymbolTable:
     """Symbols in ascending order of address.
 
-    ``addresses`` has an entry per symbol, ``starts`` one more: where each name begins in ``names``, where each symbol
-    stands as its kind letter and its name.
+    ``addresses`` has an entry per symbol, ``starts`` one more: where each name begins in ``names``, where
+    each symbol stands as its kind letter and its name.
     """
 
     def __init__(
@@ -63,20 +64,16 @@ class SymbolTable:
         self.index = index
 
     @classmethod
-    def build(cls, symbols: list[tuple[int, bytes]]) -> SymbolTable:
-        """Make a table of ``(address, kind letter + name)``."""
-        symbols = sorted(symbols, key=lambda symbol: symbol[0])
+    def build(cls, addresses: list[int], names: list[bytes]) -> SymbolTable:
+        """Make a table of addresses, each with a kind letter and a name, in any order."""
+        ascending = sorted(addresses)
+        if ascending != addresses:
+            order = sorted(range(len(addresses)), key=addresses.__getitem__)
+            names = [names[number] for number in order]
         starts = array("I", [0])
-        end = 0
-        for _, name in symbols:
-            end += len(name)
-            starts.append(end)
-        return cls(
-            array("Q", [address for address, _ in symbols]),
-            starts,
-            b"".join([name for _, name in symbols]),
-            hash_index((name[1:], number) for number, (_, name) in enumerate(symbols)),
-        )
+        starts.extend(accumulate(map(len, names)))
+        index = hash_index((name[1:], number) for number, name in enumerate(names))
+        return cls(array("Q", ascending), starts, b"".join(names), index)
 
     def __len__(self) -> int:
         return len(self.addresses)

@@ -5,6 +5,7 @@ One entry point, `install`, so that drgn's own BTF support can take its place on
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from drgn import (
@@ -26,14 +27,14 @@ from memdump.kernel.btf import BadBtf, Btf, BtfType, Kind
 from memdump.kernel.variables import VARIABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from drgn import TypeKindSet
 
     from memdump.kernel.symbols import Symbol, SymbolTable
 
-    BtfSource = Callable[[], Sequence[Btf]]
-    SymbolSource = Callable[[], Sequence[SymbolTable]]
+    BtfSource = Callable[[], Iterable[Btf]]
+    SymbolSource = Callable[[], Iterable[SymbolTable]]
 
 KINDS = {
     TypeKind.INT: (Kind.INT,),
@@ -105,35 +106,39 @@ class BtfTypes:
         return made
 
     def _make(self, found: BtfType) -> Type:
-        program, kind = self._program, found.kind
-        if kind is Kind.VOID:
-            return program.void_type()
-        if kind is Kind.INT:
-            return self._integer(found)
-        if kind is Kind.FLOAT:
-            return program.float_type(found.name, found.size_or_type)
-        if kind is Kind.PTR:
-            return program.pointer_type(self.get(found.size_or_type), POINTER_SIZE)
-        if kind is Kind.ARRAY:
-            element, _, length = found.words
-            return program.array_type(self.get(element), length or None)
-        if kind in (Kind.STRUCT, Kind.UNION):
-            make = program.struct_type if kind is Kind.STRUCT else program.union_type
-            return make(found.name or None, found.size_or_type, tuple(self._members(found)))
-        if kind in (Kind.ENUM, Kind.ENUM64):
-            return self._enumeration(found)
-        if kind is Kind.FWD:
-            return self._forward(found)
-        if kind is Kind.TYPEDEF:
-            return program.typedef_type(found.name, self.get(found.size_or_type))
-        if kind in QUALIFIERS:
-            inner = self.get(found.size_or_type)
-            return inner.qualified(inner.qualifiers | QUALIFIERS[kind])
-        if kind is Kind.FUNC_PROTO:
-            return self._function(found)
-        if kind in (Kind.TYPE_TAG, Kind.FUNC, Kind.VAR):
-            return self.get(found.size_or_type)
-        raise BadBtf(f"BTF kind {kind.name} is not a type")
+        maker = self._makers.get(found.kind)
+        if maker is None:
+            raise BadBtf(f"BTF kind {found.kind.name} is not a type")
+        return maker(found)
+
+    @cached_property
+    def _makers(self) -> dict[Kind, Callable[[BtfType], Type]]:
+        program = self._program
+        return {
+            Kind.VOID: lambda _: program.void_type(),
+            Kind.INT: self._integer,
+            Kind.FLOAT: lambda found: program.float_type(found.name, found.size_or_type),
+            Kind.PTR: lambda found: program.pointer_type(self.get(found.size_or_type), POINTER_SIZE),
+            # No length stands for a flexible array, as GNU C's [0] often does.
+            Kind.ARRAY: lambda found: program.array_type(self.get(found.words[0]), found.words[2] or None),
+            Kind.STRUCT: self._compound,
+            Kind.UNION: self._compound,
+            Kind.ENUM: self._enumeration,
+            Kind.ENUM64: self._enumeration,
+            Kind.FWD: self._forward,
+            Kind.TYPEDEF: lambda found: program.typedef_type(found.name, self.get(found.size_or_type)),
+            Kind.FUNC_PROTO: self._function,
+            **dict.fromkeys(QUALIFIERS, self._qualified),
+            **dict.fromkeys((Kind.TYPE_TAG, Kind.FUNC, Kind.VAR), lambda found: self.get(found.size_or_type)),
+        }
+
+    def _compound(self, found: BtfType) -> Type:
+        make = self._program.struct_type if found.kind is Kind.STRUCT else self._program.union_type
+        return make(found.name or None, found.size_or_type, tuple(self._members(found)))
+
+    def _qualified(self, found: BtfType) -> Type:
+        inner = self.get(found.size_or_type)
+        return inner.qualified(inner.qualifiers | QUALIFIERS[found.kind])
 
     def _integer(self, found: BtfType) -> Type:
         encoding = found.words[0] >> 24
@@ -143,7 +148,9 @@ class BtfTypes:
 
     def _enumeration(self, found: BtfType) -> Type:
         # What it is compatible with does not show in BTF: an integer of its size and signedness.
-        integer = self._program.int_type("int" if found.flag else "unsigned int", found.size_or_type, found.flag)
+        integer = self._program.int_type(
+            "int" if found.flag else "unsigned int", found.size_or_type, found.flag
+        )
         enumerators = tuple(TypeEnumerator(name, value) for name, value in self._btf.enumerators(found))
         return self._program.enum_type(found.name or None, integer, enumerators)
 
@@ -198,7 +205,9 @@ class Finder:
         if flags & FindObjectFlags.FUNCTION and (found := self._declared(name, Kind.FUNC)) is not None:
             return found
         if flags & FindObjectFlags.CONSTANT:
-            return next((found for types in self._all_types() if (found := types.constant(name)) is not None), None)
+            return next(
+                (found for types in self._all_types() if (found := types.constant(name)) is not None), None
+            )
         return None
 
     def symbol(self, _: Program, name: str | None, address: int | None, one: bool) -> list[DrgnSymbol]:
@@ -238,7 +247,9 @@ class Finder:
         return None
 
     def _address_of(self, name: str) -> int | None:
-        return next((found for table in self._symbols() if (found := table.address_of(name)) is not None), None)
+        return next(
+            (found for table in self._symbols() if (found := table.address_of(name)) is not None), None
+        )
 
     def _all_types(self) -> Iterator[BtfTypes]:
         """Types of vmlinux, then of each module: their BTF is read when vmlinux's does not do."""
@@ -249,7 +260,7 @@ class Finder:
 
 
 def install(program: Program, btfs: BtfSource, symbols: SymbolSource) -> None:
-    """Make drgn find types, objects and symbols in these; both are sequences that begin with vmlinux's own."""
+    """Make drgn find types, objects and symbols in these; both begin with those of vmlinux."""
     finder = Finder(program, btfs, symbols)
     program.register_type_finder("memdump", finder.type, enable_index=0)
     program.register_object_finder("memdump", finder.object, enable_index=0)
@@ -258,7 +269,9 @@ def install(program: Program, btfs: BtfSource, symbols: SymbolSource) -> None:
 
 def _drgn_symbol(symbol: Symbol) -> DrgnSymbol:
     letter = symbol.kind.lower()
-    kind = SymbolKind.FUNC if letter in "tw" else SymbolKind.OBJECT if letter in "bdrgvc" else SymbolKind.UNKNOWN
+    kind = (
+        SymbolKind.FUNC if letter in "tw" else SymbolKind.OBJECT if letter in "bdrgvc" else SymbolKind.UNKNOWN
+    )
     binding = SymbolBinding.GLOBAL if symbol.kind.isupper() else SymbolBinding.LOCAL
     if letter in "vw":
         binding = SymbolBinding.WEAK

@@ -1,7 +1,8 @@
 """The types of the kernel's global variables, which BTF does not tell.
 
-Each name has its C type, or several where releases differ: the first one that the kernel's BTF has is taken.  What is
-per-CPU stands in BTF itself.  Source: the definitions in Linux 4.18 to 7.3, in the file that the comment names.
+Each name has its C type, or several where releases differ: the first one that the kernel's BTF has is
+taken.  What is per-CPU stands in BTF itself.  Source: the definitions in Linux 4.18 to 7.3, in the file
+that the comment names.
 """
 
 from __future__ import annotations

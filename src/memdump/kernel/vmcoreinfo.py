@@ -1,8 +1,8 @@
 """VMCOREINFO: the facts that a kernel writes down about itself for crash dumps.
 
-It is plain text, ``KEY=value`` lines that begin with ``OSRELEASE=``, in a page of its own, and can occur more than once in
-a memory image: in the page itself, in the note made of it, and in what earlier kernels left behind.  Source:
-``kernel/vmcore_info.c`` (``kernel/crash_core.c`` before 6.9) and
+It is plain text, ``KEY=value`` lines that begin with ``OSRELEASE=``, in a page of its own, and can occur
+more than once in a memory image: in the page itself, in the note made of it, and in what earlier kernels
+left behind.  Source: ``kernel/vmcore_info.c`` (``kernel/crash_core.c`` before 6.9) and
 ``Documentation/admin-guide/kdump/vmcoreinfo.rst`` of Linux.
 """
 
