@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from memdump.errors import UsageError
+from memdump.machine import destination, host
+from memdump.machine.progress import Progress, duration
+
+
+def file_system(path: Path) -> str:
+    stat = subprocess.run(["stat", "-f", "-c", "%T", path], check=True, capture_output=True, text=True)
+    return stat.stdout.strip()
+
+
+def test_a_folder_in_memory_is_refused_with_the_way_out() -> None:
+    if not Path("/dev/shm").is_dir() or file_system(Path("/dev/shm")) != "tmpfs":
+        pytest.skip("/dev/shm is no tmpfs here")
+    with pytest.raises(UsageError, match=r"lies in memory \(tmpfs\).*another machine"):
+        destination.check(Path("/dev/shm/a.lime"), 1)
+
+
+def test_too_little_room_is_refused_with_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(destination, "_IN_RAM", ())
+    room = os.statvfs(tmp_path)
+    free = (room.f_bfree if os.geteuid() == 0 else room.f_bavail) * room.f_frsize
+    destination.check(tmp_path / "a.lime", max(free - (64 << 20), 0))
+    with pytest.raises(UsageError, match=r"room for \d+ MiB .* takes \d+"):
+        destination.check(tmp_path / "a.lime", free + (1 << 30))
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="name a folder that exists"):
+        destination.check(tmp_path / "none" / "a.lime", 1)
+
+
+def test_the_type_of_a_mount_is_read_past_its_optional_fields(tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n"
+        "36 22 0:31 / /run/a\\040b rw,nosuid shared:5 master:2 - tmpfs tmpfs rw,size=1g\n"
+    )
+    assert destination._file_system(os.makedev(8, 1), str(mounts)) == "ext4"
+    assert destination._file_system(os.makedev(0, 31), str(mounts)) == "tmpfs"
+    assert destination._file_system(os.makedev(0, 99), str(mounts)) is None
+
+
+def test_standard_output_refuses_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = os.openpty()
+    with os.fdopen(slave, "w") as terminal:
+        monkeypatch.setattr("sys.stdout", terminal)
+        with pytest.raises(UsageError, match="terminal"):
+            destination.StandardOutput()
+    os.close(master)
+
+
+def test_an_image_is_named_after_host_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class System:
+        nodename = "../wéb 1.example"
+
+    monkeypatch.setattr(os, "uname", System)
+    name, _, tail = host.image_name().rpartition("-")
+    assert name == "_w_b_1.example"
+    assert len(tail) == len("20260131T235959Z.lime")
+    assert tail.endswith("Z.lime")
+
+
+def test_a_progress_line_has_amount_rate_and_the_time_left() -> None:
+    line = Progress(1 << 30).line(256 << 20, 2.0)
+    assert line == "[#######.......................]  25%  256 of 1,024 MiB  128 MiB/s  0:06 left"
+    assert "left" not in Progress(1 << 30).line(0, 0.0)
+    assert duration(3723.4) == "1:02:03"
+
+
+def test_no_progress_is_drawn_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    import sys
+
+    progress = Progress(100, sys.stderr)
+    progress(50)
+    progress.clear()
+    assert capsys.readouterr().err == ""
