@@ -1,7 +1,7 @@
 """Reads chosen members of many structures at once.
 
-drgn reads members one by one, a few microseconds each.  Where thousands of structures of one type stand in memory,
-their bytes are read whole and the members are taken from them.
+drgn reads members one by one, a few microseconds each.  Where thousands of structures of one type stand in
+memory, their bytes are read whole and the members are taken from them.
 """
 
 from __future__ import annotations

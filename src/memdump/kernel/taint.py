@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 LETTERS = "PFSRMBUDAWCIOELKXTNJ"
-"""``taint_flags`` of ``kernel/panic.c``: the letter of each bit, from bit 0 on.  Bits are added, never changed."""
+"""``taint_flags`` of ``kernel/panic.c``: the letter of each bit, from bit 0 on.
+
+Bits are added, never changed.
+"""
 
 
 def letters(mask: int) -> str:

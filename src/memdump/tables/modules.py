@@ -39,12 +39,10 @@ class Module:
     name: Annotated[str, "Name of the module"]
     size: Annotated[int, "Bytes of memory that its code and data take, as /proc/modules counts them"]
     state: Annotated[str, "Live, Loading, Unloading, or Unformed while it is being read in", DETAIL]
-    references: Annotated[
-        int | None, "How often it is in use; null if the kernel cannot unload modules", DETAIL
-    ]
+    references: Annotated[int | None, "How often it is in use; null if modules cannot be unloaded", DETAIL]
     used_by: Annotated[str, "Modules that need this one, separated by commas"]
     taints: Annotated[
-        str, "Letters of what it taints the kernel with: O built out of tree, E unsigned, P proprietary ..."
+        str, "How it taints the kernel, in its letters: O out of tree, E unsigned, P proprietary, ..."
     ]
     address: Annotated[Address, "Where its code begins"]
     build_id: Annotated[str | None, "Build id in hex, from its ELF notes"]
@@ -86,11 +84,8 @@ def _row(kernel: Kernel, module: Object) -> Module:
 
 def _memory(module: Object) -> tuple[int, int]:
     """Where the code begins, and the size of all its memory."""
-    if hasattr(module, "mem"):
-        # From 6.4 on, one piece of memory per kind; the first kind is MOD_TEXT.
-        pieces = list(module.mem)
-    else:
-        pieces = [module.core_layout, module.init_layout]
+    # From 6.4 on, one piece of memory per kind; the first kind is MOD_TEXT.
+    pieces = list(module.mem) if hasattr(module, "mem") else [module.core_layout, module.init_layout]
     return pieces[0].base.value_(), sum(piece.size.value_() for piece in pieces)
 
 
@@ -115,7 +110,7 @@ def _build_id(module: Object) -> str | None:
 
 def _note_count(notes: Object) -> int:
     if hasattr(notes, "notes"):
-        return min(notes.notes.value_(), MOST_NOTES)
+        return min(int(notes.notes), MOST_NOTES)
     # From 6.14 on there is no count, but a list of pointers that ends with a null.
     attributes = notes.grp.bin_attrs
     return next(number for number in range(MOST_NOTES + 1) if number == MOST_NOTES or not attributes[number])
