@@ -39,6 +39,8 @@ class Layout:
     """Cells are cut to their column's width; otherwise they are only padded to it."""
     wraps: bool
     """The last column is continued on further lines."""
+    shortens: bool = False
+    """Some cell is cut, or some column dropped."""
 
     @property
     def total(self) -> int:
@@ -82,7 +84,8 @@ def arrange(
     kept, dropped = _choose(columns, cells, least, room)
     widths = _widen(kept, least, wanted, room)
     wraps = not dropped and columns[-1].type is str
-    return Layout(columns, kept, dropped, widths, cuts=True, wraps=wraps)
+    shortens = any(widths[index] < wanted[index] for index in (everything[:-1] if wraps else everything))
+    return Layout(columns, kept, dropped, widths, cuts=True, wraps=wraps, shortens=shortens)
 
 
 def _choose(

@@ -46,8 +46,8 @@ def write(
     cells = (tuple(show(value) for show, value in zip(formatters, row, strict=True)) for row in rows)
     sample = list(islice(cells, SAMPLE))
     layout = arrange(columns, sample, room, chosen=chosen)
-    too_wide = layout.total > (room or READABLE) or layout.dropped
-    if (too_wide and len(sample) <= FEW) or (layout.dropped and chosen):
+    too_wide = layout.shortens or layout.total > (room or READABLE)
+    if sample and ((too_wide and len(sample) <= FEW) or (layout.dropped and chosen)):
         _write_records(columns, chain(sample, cells), out, room, colour)
         return []
     out.writelines(_table(layout, chain(sample, cells), colour))

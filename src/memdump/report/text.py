@@ -72,21 +72,21 @@ def wrap(text: str, room: int, most: int | None = None) -> list[str]:
     """Break ``text`` into at most ``most`` lines of ``room`` columns, at spaces where it has them."""
     lines: list[str] = []
     while width(text) > room and len(lines) + 1 != most:
-        line = _fitting(text, room)
+        line = _fitting(text, room) or text[0]
         at = line.rfind(" ") + 1
         line = line[:at] if at > len(line) // 2 else line
         lines.append(line.rstrip())
         text = text[len(line) :]
-    return [*lines, cut(text, room)]
+    return [*lines, cut(text, room).rstrip()]
 
 
 def _fitting(text: str, room: int) -> str:
-    """The beginning of ``text`` that takes no more than ``room`` columns, and at least one character."""
+    """The beginning of ``text`` that takes no more than ``room`` columns."""
     if text.isascii():
-        return text[: max(room, 1)]
+        return text[:room]
     used = 0
     for index, character in enumerate(text):
         used += width(character)
         if used > room:
-            return text[: max(index, 1)]
+            return text[:index]
     return text
