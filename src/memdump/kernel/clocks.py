@@ -93,7 +93,7 @@ def _clocks_of(timekeeper: Any) -> Clocks:
 def _timekeeper(kernel: Kernel) -> Any:
     """The timekeeper of the core clocks.
 
-    It stands in ``tk_core`` behind a sequence counter, in a type that has a name only since 6.13; from 6.17 on
+    It stands in ``tk_core`` behind a sequence counter, in a type with a name only since 6.13; from 6.17 on
     in the first element of ``timekeeper_data``.
     """
     program = kernel.program
