@@ -78,3 +78,17 @@ def _is_signed(type_: drgn.Type) -> bool:
     while type_.kind is drgn.TypeKind.TYPEDEF:
         type_ = type_.type
     return type_.kind is drgn.TypeKind.INT and type_.is_signed
+
+
+def first_member(type_: drgn.Type, *designators: str) -> str:
+    """The first of the designators that the type has, where releases name a member differently.
+
+    Raises `LookupError` where it has none of them.
+    """
+    for designator in designators:
+        try:
+            drgn.offsetof(type_, designator)
+        except LookupError:
+            continue
+        return designator
+    raise LookupError(f"{type_.type_name()} has no {' or '.join(designators)} in this kernel")

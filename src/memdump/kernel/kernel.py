@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from memdump.image.base import MissingMemory
 from memdump.kernel import facts, modules
 from memdump.kernel.location import Location, find_kernel
+from memdump.kernel.paths import Paths
 from memdump.kernel.problems import NoKernel, Problems
 from memdump.kernel.program import direct_map_base, make_program
 from memdump.kernel.typefinder import install
@@ -58,6 +59,11 @@ class Kernel:
         program = make_program(self.image, self.location, self.vmcoreinfo, self.direct_map)
         install(program, self._all_btfs, self._all_symbols)
         return program
+
+    @cached_property
+    def paths(self) -> Paths:
+        """The paths of files; raises `LookupError` where the kernel's types are not known."""
+        return Paths(self.program, self.problems)
 
     @property
     def kaslr_offset(self) -> int:
