@@ -11,6 +11,7 @@ from memdump import __version__
 from memdump.errors import MemdumpError
 from memdump.machine import destination, host, manifest
 from memdump.machine.acquire import Job, acquire, image_size
+from memdump.machine.gentle import Gentle
 from memdump.machine.interrupt import Interrupt
 from memdump.machine.kcore import KcoreSource
 from memdump.machine.output import Output
@@ -57,12 +58,9 @@ def run(args: argparse.Namespace) -> int:
 def _to_file(source: Source, path: Path, record_path: str, interrupt: Interrupt) -> int:
     destination.check(path, image_size(source.ranges()))
     with Output(record_path) as record, Output(path, keep_partial=True) as image:
-        taken = _take(source, image, path.name, interrupt, f"what was written stands in {image.part}")
-        if taken.complete:
-            try:
-                image.commit()
-            except MemdumpError as error:
-                taken = taken._replace(complete=False, stopped_by=str(error))
+        stream = Gentle(image)
+        taken = _take(source, stream, path.name, interrupt, f"what was written stands in {image.part}")
+        taken = _finish(taken, stream, image)
         status = max(_report(taken), _record(taken, record))
     if taken.complete:
         print(path)
@@ -93,6 +91,17 @@ def _take(source: Source, stream: Stream, file: str | None, interrupt: Interrupt
         )
     finally:
         progress.clear()
+
+
+def _finish(taken: Manifest, stream: Gentle, image: Output) -> Manifest:
+    """Give the image its name if it is whole, which its disk has the last word on."""
+    try:
+        stream.close()
+        if taken.complete:
+            image.commit()
+    except MemdumpError as error:
+        return taken._replace(complete=False, stopped_by=taken.stopped_by or str(error))
+    return taken
 
 
 def _record(taken: Manifest, record: Output) -> int:

@@ -5,6 +5,7 @@ to ``NAME.part``, which nobody else may read, no existing file is ever written o
 followed, and the name itself appears at the end, in one step.
 """
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -70,6 +71,18 @@ class Output:
         except OSError as error:
             raise self._failed(error) from None
         self.position += size
+
+    def settle(self) -> None:
+        """Put what was written so far on the disk, and give back the memory that the system keeps of it.
+
+        Raises `MemdumpError` where the disk is full or fails.
+        """
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise self._failed(error) from None
+        with contextlib.suppress(OSError):  # an advice, which not every file system takes
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def commit(self) -> None:
         """Make the file durable and give it its name; raises `MemdumpError` where that fails."""
