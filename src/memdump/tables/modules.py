@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from drgn import Object
 
-    from memdump.kernel import Kernel
+    from memdump.kernel.kernel import Kernel
 
 STATES = {0: "Live", 1: "Loading", 2: "Unloading", 3: "Unformed"}
 """``enum module_state``, in the words of ``/proc/modules``, which does not show the last."""
