@@ -17,15 +17,20 @@ if TYPE_CHECKING:
     from memdump.dump import Dump
     from tests.lab.guests import Made
 
-SMALL = HEADER.pack(0xEB9F, 1, 0, 24, 0, 72, 72, 21) + b"".join(
-    word.to_bytes(4, "little")
-    for word in (
-        *(1, Kind.INT << 24, 4, 1 << 24 | 32),  # 1: int
-        *(5, Kind.STRUCT << 24 | 1, 4, 10, 1, 0),  # 2: struct node { int value; }
-        *(0, Kind.PTR << 24, 2),  # 3: struct node *
-        *(16, Kind.ENUM << 24 | 1, 4, 16, 7),  # 4: enum
+SMALL = (
+    HEADER.pack(0xEB9F, 1, 0, 24, 0, 72, 72, 21)
+    + b"".join(
+        word.to_bytes(4, "little")
+        for word in (
+            *(1, Kind.INT << 24, 4, 1 << 24 | 32),  # 1: int
+            *(5, Kind.STRUCT << 24 | 1, 4, 10, 1, 0),  # 2: struct node { int value; }
+            *(0, Kind.PTR << 24, 2),  # 3: struct node *
+            *(16, Kind.ENUM << 24 | 1, 4, 16, 7),  # 4: enum
+        )
     )
-) + b"\0int\0node\0value\0seven"[:20] + b"\0"
+    + b"\0int\0node\0value\0seven"[:20]
+    + b"\0"
+)
 
 
 @pytest.mark.lab
@@ -52,7 +57,9 @@ def test_every_type_is_what_bpftool_makes_of_it(guest: Made) -> None:
 
 @pytest.mark.lab
 def test_modules_bring_their_own_types(guest: Made, dump: Dump) -> None:
-    own = {file.name: file.read_bytes() for file in (guest.folder / "btf").iterdir() if file.name != "vmlinux"}
+    own = {
+        file.name: file.read_bytes() for file in (guest.folder / "btf").iterdir() if file.name != "vmlinux"
+    }
     vmlinux = dump.kernel.btf
     assert vmlinux is not None
     expected = sorted(len(Btf(data, base=vmlinux)) for data in own.values())
@@ -60,7 +67,9 @@ def test_modules_bring_their_own_types(guest: Made, dump: Dump) -> None:
 
 
 def bpftool(file: Path) -> list[dict[str, Any]]:
-    done = subprocess.run(["bpftool", "btf", "dump", "-j", "file", str(file)], stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        ["bpftool", "btf", "dump", "-j", "file", str(file)], stdout=subprocess.PIPE, check=True
+    )
     types: list[dict[str, Any]] = json.loads(done.stdout)["types"]
     return types
 

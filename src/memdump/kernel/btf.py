@@ -102,6 +102,7 @@ class Btf:
     """
 
     def __init__(self, data: bytes, base: Btf | None = None, index: BtfIndex | None = None) -> None:
+        self.data = data
         types, self._strings = _sections(data)
         self._words = memoryview(types).cast("I")
         self._base = base

@@ -23,9 +23,9 @@ from memdump.kernel.symbols import SymbolTable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 1
+VERSION = 2
 """To be raised when the arrays, or what is put into them, change."""
-HEADER = struct.Struct("<8sQ7Q")
+HEADER = struct.Struct("<8s2Q7Q")
 MAGIC = b"memdump\0"
 MOST_FILES = 32
 """At 5 to 12 MB each."""
@@ -38,6 +38,8 @@ class Remembered(NamedTuple):
 
     symbols: SymbolTable
     btf: BtfIndex
+    btf_check: int
+    """CRC-32 of the BTF that the index was made of."""
 
 
 def load(build_id: str, address: int) -> Remembered | None:
@@ -46,20 +48,22 @@ def load(build_id: str, address: int) -> Remembered | None:
         data = _read(_place(build_id, address))
         if data is None:
             return None
-        arrays = list(_arrays(data))
+        btf_check, *lengths = HEADER.unpack_from(data)[2:]
+        arrays = list(_arrays(data, lengths))
     except (OSError, ValueError, struct.error):
         return None
     addresses, starts, names, index, *btf = arrays
     if len(starts) != len(addresses) + 1 or len(index) != len(addresses):
         return None
-    return Remembered(SymbolTable(addresses, starts, names, index), BtfIndex(*btf))
+    return Remembered(SymbolTable(addresses, starts, names, index), BtfIndex(*btf), btf_check)
 
 
 def store(build_id: str, address: int, known: Remembered) -> None:
     """Remember a kernel.  A cache that cannot be written is no error."""
     parts = [memoryview(array).cast("B") for array in _all_arrays(known)]
     body = b"".join(bytes(part) + bytes(-len(part) % 8) for part in parts)
-    header = HEADER.pack(MAGIC, VERSION << 32 | zlib.crc32(body), *(len(part) for part in parts))
+    check = VERSION << 32 | zlib.crc32(body)
+    header = HEADER.pack(MAGIC, check, known.btf_check, *(len(part) for part in parts))
     place = _place(build_id, address)
     with contextlib.suppress(OSError):
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -96,8 +100,8 @@ def _read(place: Path) -> bytes | None:
         return file.read()
 
 
-def _arrays(data: bytes) -> Iterator[memoryview]:
-    magic, check, *lengths = HEADER.unpack_from(data)
+def _arrays(data: bytes, lengths: list[int]) -> Iterator[memoryview]:
+    magic, check = struct.unpack_from("<8sQ", data)
     body = memoryview(data)[HEADER.size :]
     if magic != MAGIC or check != (VERSION << 32 | zlib.crc32(body)):
         raise ValueError("torn, or of another version")
@@ -111,6 +115,6 @@ def _arrays(data: bytes) -> Iterator[memoryview]:
 
 
 def _all_arrays(known: Remembered) -> tuple[memoryview, ...]:
-    symbols, btf = known
-    arrays = (symbols.addresses, symbols.starts, symbols.names, symbols.index, *btf)
+    symbols = known.symbols
+    arrays = (symbols.addresses, symbols.starts, symbols.names, symbols.index, *known.btf)
     return tuple(memoryview(array) for array in arrays)

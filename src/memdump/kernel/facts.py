@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from typing import TYPE_CHECKING
 
 from memdump.image.base import MissingMemory
@@ -37,22 +38,18 @@ def of_kernel(
     """Build id, symbols and types of the kernel at ``location``; what is missing is noted."""
     build_id = find_build_id(image, location)
     known = cache.load(build_id, location.virtual) if build_id else None
-    if known is not None:
-        btf = _known_btf(image, location, known)
-        if btf is not None:
-            return build_id, known.symbols, btf
+    if known is not None and (btf := _known_btf(image, location, known)):
+        return build_id, known.symbols, btf
     data = _kernel_image(image, location, problems)
-    symbols = kallsyms.find_symbols(data, location.virtual, location.virtual, location.text_size)
+    symbols = known.symbols if known else kallsyms.find_symbols(data, location.virtual, location.text_size)
     btf = _find_btf(data, location, symbols)
     if btf is None:
         problems.add("", "BTF", "no whole BTF of vmlinux in this image: structures cannot be read")
     if symbols is None:
-        problems.add(
-            "", "kallsyms", "not found: only what VMCOREINFO names and the first task leads to can be read"
-        )
+        problems.add("", "kallsyms", "not found: only what VMCOREINFO and the first task lead to can be read")
         return build_id, anchors.find(data, location, btf), btf
-    if build_id and btf:
-        cache.store(build_id, location.virtual, cache.Remembered(symbols, btf.index))
+    if build_id and btf and known is None:
+        cache.store(build_id, location.virtual, cache.Remembered(symbols, btf.index, zlib.crc32(btf.data)))
     return build_id, symbols, btf
 
 
@@ -64,7 +61,8 @@ def _known_btf(image: Image, location: Location, known: cache.Remembered) -> Btf
     try:
         at = location.translate(start)
         size = size_of(image.read(at, 64)) or 0
-        return Btf(image.read(at, size), index=known.btf) if size <= location.size else None
+        data = image.read(at, min(size, location.size))
+        return Btf(data, index=known.btf) if zlib.crc32(data) == known.btf_check else None
     except (MissingMemory, BadBtf):
         return None
 

@@ -15,7 +15,9 @@ Which one it is shows in the addresses: only with the right one is ``_text`` whe
 
 from __future__ import annotations
 
+import contextlib
 from array import array
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from memdump.kernel.symbols import SymbolTable
@@ -28,6 +30,8 @@ DIGITS = b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00"
 PER_MARKER = 256
 """There is a marker, the offset of its name, for each 256th symbol."""
 MOST_SYMBOLS = 1 << 22
+MOST_TABLES = 8
+"""A kernel has one token table; a hostile image is not searched for ever."""
 TEXT = b"T_text"
 BANNERS = (b"Dlinux_banner", b"Rlinux_banner")
 BANNER = b"Linux version "
@@ -38,45 +42,48 @@ class Malformed(ValueError):
     """These bytes are not a kallsyms table after all."""
 
 
-def find_symbols(data: bytes, address: int, text: int, search_from: int = 0) -> SymbolTable | None:
+def find_symbols(data: bytes, text: int, search_from: int = 0) -> SymbolTable | None:
     """Find and decode kallsyms in a kernel image.
 
-    ``data`` is the kernel image, ``address`` the virtual address of its first byte, ``text`` that of
-    ``_text``; the search begins at offset ``search_from``.  Returns ``None`` where there is none.
+    ``data`` is the kernel image from ``_text`` on, ``text`` the virtual address of that; the search begins
+    at offset ``search_from``.  Returns ``None`` where there is none.
     """
-    at = data.find(DIGITS, search_from)
-    while at >= 0:
-        try:
-            return _decode(data, address, text, at)
-        except (ValueError, IndexError, OverflowError):
-            at = data.find(DIGITS, at + 1)
+    for table, tokens, index in islice(_token_tables(data, search_from), MOST_TABLES):
+        with contextlib.suppress(ValueError, IndexError, OverflowError):
+            return _decode(data, text, table, tokens, index)
     return None
 
 
-def _decode(data: bytes, address: int, text: int, digits: int) -> SymbolTable:
-    table, tokens, index = _tokens(data, digits)
+def _decode(data: bytes, text: int, table: int, tokens: list[bytes], index: int) -> SymbolTable:
     for markers in _marker_arrays(data, table):
         for number_at, names_at, count in _name_arrays(data, markers):
             names = _names(data, names_at, count, tokens, markers.values)
             known = {name: names.index(name) for name in (TEXT, *BANNERS) if name in names}
-            for layout in _layouts(data, address, count, number_at, index + 2 * TOKENS):
-                if TEXT in known and _plausible(data, address, text, known, layout):
+            for layout in _layouts(data, text, count, number_at, index + 2 * TOKENS):
+                if TEXT in known and _plausible(data, text, known, layout):
                     return SymbolTable.build([layout(number) for number in range(count)], names)
     raise Malformed("no layout gives _text its address")
 
 
-def _plausible(
-    data: bytes, address: int, text: int, known: dict[bytes, int], layout: Callable[[int], int]
-) -> bool:
+def _plausible(data: bytes, text: int, known: dict[bytes, int], layout: Callable[[int], int]) -> bool:
     """Whether ``_text`` is where the kernel is mapped, and the banner (if it is listed) where it stands."""
     if layout(known[TEXT]) != text:
         return False
-    banners = [layout(known[name]) - address for name in BANNERS if name in known]
+    banners = [layout(known[name]) - text for name in BANNERS if name in known]
     return all(data.startswith(BANNER, max(0, at)) for at in banners)
 
 
 def _align(position: int, to: int) -> int:
     return -(-position // to) * to
+
+
+def _token_tables(data: bytes, search_from: int) -> Iterator[tuple[int, list[bytes], int]]:
+    """Start of each token table, its tokens, and the start of its token index."""
+    at = data.find(DIGITS, search_from)
+    while at >= 0:
+        with contextlib.suppress(ValueError):
+            yield _tokens(data, at)
+        at = data.find(DIGITS, at + 1)
 
 
 def _tokens(data: bytes, digits: int) -> tuple[int, list[bytes], int]:
@@ -186,7 +193,7 @@ def _names_as(
 
 
 def _layouts(
-    data: bytes, address: int, count: int, number_at: int, behind_index: int
+    data: bytes, text: int, count: int, number_at: int, behind_index: int
 ) -> Iterator[Callable[[int], int]]:
     """Ways to tell the address of a symbol by its number, whether or not they make sense here."""
     for alignment in (8, 4):
@@ -196,7 +203,7 @@ def _layouts(
                 base_at = _align(at + 4 * count, alignment)
                 base = int.from_bytes(data[base_at : base_at + 8], "little")
                 yield from (_absolute_percpu(offsets, base), _relative(offsets, base))
-                yield _place_relative(offsets, address + at)
+                yield _place_relative(offsets, text + at)
     at = number_at - 8 * count
     if at >= 0:
         yield memoryview(data)[at : at + 8 * count].cast("Q").__getitem__
