@@ -32,6 +32,9 @@ START_KERNEL_MAP = 0xFFFFFFFF80000000
 LOW_MEMORY = 640 << 10
 """The trampoline lies in conventional memory, which ends here."""
 
+LARGEST_KERNEL = 256 << 20
+"""No kernel image is near that size; what claims to be is not read."""
+
 PRESENT = 1
 LARGE = 1 << 7
 NO_EXECUTE = 1 << 63
@@ -142,7 +145,7 @@ def _mapped_kernel(image: Image, middle: int) -> tuple[int, int, int, int] | Non
     first, last = min(pages), max(pages)
     physical = pages[first][0]
     contiguous = all(page == physical + (index - first) * LARGE_PAGE for index, (page, _) in pages.items())
-    if last - first < 4 or physical % LARGE_PAGE or not contiguous:
+    if not 4 <= last - first < LARGEST_KERNEL // LARGE_PAGE or physical % LARGE_PAGE or not contiguous:
         return None
     if _table(image, physical) is None:
         return None

@@ -35,12 +35,12 @@ def hash_index(names: Iterable[tuple[bytes, int]]) -> array[int]:
 
 def hash_lookup(index: memoryview | array[int], name: bytes) -> list[int]:
     """The values that may belong to ``name``; the caller compares the names, since hashes collide."""
-    low = zlib.crc32(name) << 32
+    key = zlib.crc32(name)
+    at = bisect_left(index, key << 32)
     found = []
-    for entry in index[bisect_left(index, low) :]:
-        if entry >> 32 != low >> 32:
-            break
-        found.append(entry & 0xFFFFFFFF)
+    while at < len(index) and index[at] >> 32 == key:
+        found.append(index[at] & 0xFFFFFFFF)
+        at += 1
     return found
 
 

@@ -173,7 +173,9 @@ class BtfTypes:
 
     def _members(self, found: BtfType) -> Iterator[TypeMember]:
         for name, number, offset, bits in self._btf.members(found):
-            yield TypeMember(self._member(number, bits), name or None, offset)
+            # drgn looks into an anonymous member at once: one that holds itself must be noticed here.
+            member = self._member(number, bits) if name or bits else self.get(number)
+            yield TypeMember(member, name or None, offset)
 
     def _member(self, number: int, bits: int) -> Callable[[], Type | Object]:
         if bits:
