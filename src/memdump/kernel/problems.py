@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import drgn
 
@@ -12,7 +12,7 @@ from memdump.errors import MemdumpError
 from memdump.image.base import MissingMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
 
@@ -63,6 +63,14 @@ class Problems:
             yield
         except SMEAR as error:
             self.add(table, place, error)
+
+    def reading(self, table: str, place: str, read: Callable[..., T], *arguments: Any) -> T | None:
+        """What ``read(*arguments)`` gives; None where it faults, which is noted."""
+        try:
+            return read(*arguments)
+        except SMEAR as error:
+            self.add(table, place, error)
+            return None
 
     def walk(self, table: str, place: str, items: Iterable[T], limit: int = LONGEST_WALK) -> Iterator[T]:
         """Yield ``items`` until they end, fault or prove endless; the latter two are noted."""

@@ -21,6 +21,11 @@ LARGEST_PID = 1 << 22
 """``PID_MAX_LIMIT`` of ``include/linux/threads.h`` on 64-bit systems."""
 PF_WQ_WORKER, PF_KTHREAD = 0x20, 0x200000
 """Bits of ``task_struct.flags``, the same since 4.18 (``include/linux/sched.h``)."""
+STATES = "RSDTtXZPI"
+"""The letters of ``/proc/PID/stat``: R where no bit is set, then one for each bit of ``TASK_REPORT``, then idle."""
+TASK_UNINTERRUPTIBLE, TASK_REPORT, TASK_IDLE, TASK_RTLOCK_WAIT, TASK_FROZEN = 2, 0x7F, 0x402, 0x1000, 0x8000
+LONGEST_ARGUMENTS = 6 << 20
+"""``execve`` allows no more for arguments and environment together (``bprm_stack_limits`` of ``fs/exec.c``)."""
 PAGE = 4096
 
 
@@ -69,6 +74,24 @@ def processes(kernel: Kernel, table: str) -> Iterator[Task]:
         first, *others = tasks
         yield first
         yield from (task for task in others if task.pid == group)
+
+
+def state(struct: Any) -> str:
+    """The letter of its state, as ``__task_state_index`` of ``include/linux/sched.h`` finds it."""
+    # task_struct.state became __state in Linux 5.14.
+    now = (struct.__state if hasattr(struct, "__state") else struct.state).value_()
+    if now & TASK_IDLE == TASK_IDLE:
+        return STATES[-1]
+    if now & (TASK_RTLOCK_WAIT | TASK_FROZEN):
+        now = TASK_UNINTERRUPTIBLE
+    return STATES[((now | struct.exit_state.value_()) & TASK_REPORT).bit_length()]
+
+
+def started(struct: Any) -> int:
+    """When it was started, in nanoseconds of CLOCK_BOOTTIME."""
+    # real_start_time became start_boottime in Linux 5.5.
+    found = getattr(struct, "start_boottime", None)
+    return int(struct.real_start_time if found is None else found)
 
 
 def read_user(kernel: Kernel, mm: Any, address: int, size: int, table: str, place: str) -> bytes:
