@@ -6,13 +6,14 @@ memory, their bytes are read whole and the members are taken from them.
 
 from __future__ import annotations
 
+import operator
 import struct
 from typing import TYPE_CHECKING
 
 import drgn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 UNSIGNED = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -32,7 +33,6 @@ class Fields:
             places.append((offset, letter.lower() if _is_signed(member) else letter, number))
         places.sort()
         self.order = [number for _, _, number in places]
-        self._in_place = self.order == sorted(self.order)
         self.start = places[0][0]
         """Offset of the first of them."""
         layout, end = "<", self.start
@@ -40,7 +40,10 @@ class Fields:
             layout += f"{offset - end}x{letter}"
             end = offset + struct.calcsize(letter)
         self._layout = struct.Struct(layout)
-        self._back = sorted(range(len(places)), key=self.order.__getitem__)
+        back = sorted(range(len(places)), key=self.order.__getitem__)
+        self._sorted: Callable[[tuple[int, ...]], tuple[int, ...]] = (
+            tuple if back == sorted(back) else operator.itemgetter(*back)
+        )
 
     def read(self, program: drgn.Program, address: int) -> tuple[int, ...]:
         """The values of the structure at a virtual address; raises `drgn.FaultError`."""
@@ -53,9 +56,6 @@ class Fields:
     def array(self, data: bytes) -> Iterator[tuple[int, ...]]:
         """The values of each structure in an array of them."""
         return (self.unpack(data, offset) for offset in range(0, len(data) - self.size + 1, self.size))
-
-    def _sorted(self, values: tuple[int, ...]) -> tuple[int, ...]:
-        return values if self._in_place else tuple(values[at] for at in self._back)
 
 
 def _member(type_: drgn.Type, designator: str) -> tuple[int, drgn.Type]:

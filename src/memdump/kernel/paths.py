@@ -16,6 +16,8 @@ from memdump.kernel.problems import SMEAR
 from memdump.kernel.text import decode
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from memdump.kernel.problems import Problems
 
 UNREADABLE = "[unreadable]"
@@ -108,6 +110,30 @@ class Paths:
         except SMEAR as error:
             self._problems.add("", f"mount {mount:#x}", f"no path: {error}")
             return UNREADABLE
+
+    def within(self, dentry: int, mount_points: Mapping[int, str]) -> Path:
+        """The path of a dentry that was reached without a mount, in a file system that is mounted as given.
+
+        ``mount_points`` has paths of dentries by their address.  Below none of them, the path begins with the
+        type of the file system, as ``[tmpfs]``.
+        """
+        names: list[str] = []
+        path, deleted, here = UNREADABLE, False, dentry
+        try:
+            found = self.dentry(here)
+            deleted = not found.hashed
+            while here not in mount_points and len(names) < DEEPEST:
+                if found.parent == here:
+                    if not names:
+                        return self._rootless(found)
+                    path = f"[{self.file_system(found.superblock)}]"
+                    break
+                names.append(found.name)
+                here, found = found.parent, self.dentry(found.parent)
+            path = mount_points.get(here, path)
+        except SMEAR as error:
+            self._problems.add("", f"dentry {here:#x}", f"no whole path: {error}")
+        return Path("/".join([path, *reversed(names)]) or "/", deleted)
 
     def dentry(self, address: int) -> Dentry:
         """The dentry at an address; raises what `Dentries.read` does."""
