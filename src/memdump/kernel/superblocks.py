@@ -49,7 +49,7 @@ def all_superblocks(kernel: Kernel, table: str) -> Iterator[Superblock]:
 
 
 def mount_points(kernel: Kernel, superblock: Superblock, table: str) -> dict[int, str]:
-    """Paths at which a file system is mounted, by the address of the dentry there; without a slash at the end.
+    """Paths where a file system is mounted, by the address of the dentry there; without a slash at the end.
 
     Where the whole of it is mounted in the first mount namespace, that is all there is to know; else there
     may be several mounts of parts of it, or none.

@@ -18,24 +18,14 @@ if TYPE_CHECKING:
     from memdump.kernel.dentries import Dentry
     from memdump.kernel.kernel import Kernel
 
-LEFT_OUT = frozenset(
-    [
-        *(
-            "aio",
-            "anon_inodefs",
-            "apparmorfs",
-            "autofs",
-            "bdev",
-            "binder",
-            "binfmt_misc",
-            "cgroup",
-            "cgroup2",
-        ),
-        *("configfs", "dax", "debugfs", "devmem", "devpts", "dmabuf", "drm", "efivarfs", "failfs", "fusectl"),
-        *("iomem", "nfsd", "nsfs", "nullfs", "pidfs", "pipefs", "proc", "pstore", "resctrl", "rpc_pipefs"),
-        *("securityfs", "selinuxfs", "smackfs", "sockfs", "sysfs", "tracefs"),
-    ]
-)
+# fmt: off
+LEFT_OUT = frozenset((
+    "aio", "anon_inodefs", "apparmorfs", "autofs", "bdev", "binder", "binfmt_misc", "cgroup", "cgroup2",
+    "configfs", "dax", "debugfs", "devmem", "devpts", "dmabuf", "drm", "efivarfs", "failfs", "fusectl", "iomem",
+    "nfsd", "nsfs", "nullfs", "pidfs", "pipefs", "proc", "pstore", "resctrl", "rpc_pipefs", "securityfs",
+    "selinuxfs", "smackfs", "sockfs", "sysfs", "tracefs",
+))
+# fmt: on
 """File systems that keep no files: what is in them the kernel makes up, or other tables tell."""
 
 
@@ -51,15 +41,19 @@ class RecentFile:
     ]
     path: Annotated[
         str | None,
-        "Path in the first mount namespace, or in another one that has it mounted; [type]/... where none has; "
-        "None where only the inode is remembered",
+        "Path in the first mount namespace, or in another that has it mounted, or from the [type] of its file "
+        "system on; None where only the inode is remembered",
     ]
     type: Annotated[str | None, "file, folder, link, pipe, socket, block device or character device"]
     size: Annotated[int, "Size in bytes"]
-    modified: Annotated[datetime | None, "When its content last changed, or what was said with touch"]
-    accessed: Annotated[datetime | None, "When it was last read, as far as mount options have that noted"]
-    cached_bytes: Annotated[int | None, "How much of its content is in memory, in bytes"]
     deleted: Annotated[bool, "Whether this name, or the last of its names, was removed"]
+    modified: Annotated[
+        datetime | None, "When its content last changed, or what someone said with touch", DETAIL
+    ]
+    accessed: Annotated[
+        datetime | None, "When it was last read, as far as mount options have that noted", DETAIL
+    ]
+    cached_bytes: Annotated[int | None, "How much of its content is in memory, in bytes", DETAIL]
     uid: Annotated[int, "Owner", DETAIL]
     gid: Annotated[int, "Group", DETAIL]
     mode: Annotated[str, "Permissions in octal", DETAIL]
@@ -130,10 +124,10 @@ class _FileSystem:
         self.mount_points = mount_points(kernel, superblock, "recent_files")
         self.listed = self._list()
         self.seen: set[int] = set()
-        """Inodes that were come upon in the tree."""
+        """Inodes that the tree has."""
 
     def files(self) -> Iterator[Found]:
-        """Every file that has a name in the tree, then those outside it that have a name or something in them."""
+        """Every file that is in the tree, then those outside it that have a name or something in them."""
         for path, dentry in self._tree():
             try:
                 inode = self.listed.get(dentry.inode) or self.inodes.read(dentry.inode)
@@ -157,12 +151,13 @@ class _FileSystem:
         return listed
 
     def _tree(self) -> Iterator[tuple[str, Dentry]]:
-        """Path and dentry of everything in the tree that exists; a root that is mounted nowhere is no file."""
+        """Path and dentry of everything in the tree that exists; a root mounted nowhere is no file."""
         root = self.superblock.root
         path = self.mount_points.get(root)
         below: list[tuple[int, Dentry, str]] = []
         with self.problems.skipping("recent_files", f"root of {self.name}"):
             dentry = self.paths.dentries.read(root)
+            self.seen.add(dentry.inode)
             below.append((root, dentry, f"[{self.superblock.type}]" if path is None else path))
             if path is not None:
                 yield path or "/", dentry._replace(hashed=True)
