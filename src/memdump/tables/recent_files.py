@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # fmt: off
 LEFT_OUT = frozenset((
     "aio", "anon_inodefs", "apparmorfs", "autofs", "bdev", "binder", "binfmt_misc", "cgroup", "cgroup2",
-    "configfs", "dax", "debugfs", "devmem", "devpts", "dmabuf", "drm", "efivarfs", "failfs", "fusectl", "iomem",
-    "nfsd", "nsfs", "nullfs", "pidfs", "pipefs", "proc", "pstore", "resctrl", "rpc_pipefs", "securityfs",
+    "configfs", "dax", "debugfs", "devmem", "devpts", "dmabuf", "drm", "efivarfs", "failfs", "fusectl",
+    "iomem", "nfsd", "nsfs", "nullfs", "pidfs", "pipefs", "proc", "pstore", "resctrl", "rpc_pipefs", "securityfs",
     "selinuxfs", "smackfs", "sockfs", "sysfs", "tracefs",
 ))
 # fmt: on
@@ -41,8 +41,8 @@ class RecentFile:
     ]
     path: Annotated[
         str | None,
-        "Path in the first mount namespace, or in another that has it mounted, or from the [type] of its file "
-        "system on; None where only the inode is remembered",
+        "Path in the first mount namespace, or in another that has it mounted, or from the [type] of its "
+        "file system on; None where only the inode is remembered",
     ]
     type: Annotated[str | None, "file, folder, link, pipe, socket, block device or character device"]
     size: Annotated[int, "Size in bytes"]
