@@ -42,10 +42,10 @@ class Cgroups:
         self._paths: dict[int, str] = {}
 
     def path(self, css_set: Any) -> str:
-        """The path for a ``struct css_set *``, as ``/proc/PID/cgroup`` has it; raises what torn memory raises.
+        """The path for a ``struct css_set *``, as ``/proc/PID/cgroup`` has it; raises as torn memory does.
 
-        That is the one in the unified hierarchy (version 2).  Where that is the root, it is the most telling one
-        among the hierarchies of version 1: that of a container, or else the longest.
+        That is the one in the unified hierarchy (version 2).  Where that is the root, it is the most telling
+        one among the hierarchies of version 1: that of a container, or else the longest.
         """
         address = css_set.value_()
         found = self._paths.get(address)
@@ -54,9 +54,7 @@ class Cgroups:
             found = self._cgroup_path(unified)
             if found == "/":
                 others = [self._cgroup_path(group) for group in self._cgroups(address, links)]
-                found = max(
-                    [found, *others], key=lambda path: (container_id(path) is not None, len(path), path)
-                )
+                found = max([found, *others], key=_how_telling)
             self._paths[address] = found
         return found
 
@@ -79,6 +77,10 @@ class Cgroups:
             names.append(decode(drgn.Object(self._program, "char *", name).string_()))
             node = parent
         raise ValueError(f"cgroup {cgroup:#x} lies endlessly deep")
+
+
+def _how_telling(path: str) -> tuple[bool, int, str]:
+    return container_id(path) is not None, len(path), path
 
 
 def container_id(cgroup: str) -> str | None:

@@ -22,9 +22,7 @@ class Variable:
     pid: Annotated[int, "Process id"]
     process: Annotated[str, "Name of the process"]
     name: Annotated[str, "Name of the variable"]
-    value: Annotated[
-        str | None, "Its value; null where memory there holds no 'name=value', as the whole is in name"
-    ]
+    value: Annotated[str | None, "Its value; null where there was no equals sign: then all is in name"]
 
 
 @table(Variable)

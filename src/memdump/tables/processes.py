@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime  # noqa: TC003 - the types of columns are looked up
 from typing import TYPE_CHECKING, Annotated, Any
 
 from memdump.kernel.cgroups import Cgroups, container_id
@@ -35,8 +35,8 @@ class Process:
     name: Annotated[str, "Name that the process goes by (at most 15 bytes), as /proc/PID/comm shows it"]
     command_line: Annotated[
         str | None,
-        "Arguments, joined by spaces and quoted where a shell would need it, unless there is but one; null for "
-        "kernel threads and what has exited",
+        "Arguments, joined by spaces and quoted where a shell would need it, unless there is but one; "
+        "null for kernel threads and what has exited",
     ]
     executable: Annotated[str | None, "Path of the program; null for kernel threads and what has exited"]
     uid: Annotated[int | None, "Real user id"]
@@ -167,8 +167,8 @@ def _quoted(argument: str) -> str:
 def _arguments(kernel: Kernel, mm: Any, place: str) -> bytes | None:
     """What ``/proc/PID/cmdline`` gives (``get_mm_cmdline`` of ``fs/proc/base.c``).
 
-    A process that overwrites the last byte of its arguments has given itself a title, which may run on into the
-    environment.
+    A process that overwrites the last byte of its arguments has given itself a title, which may run on into
+    the environment.
     """
     mm = mm.read_()[0]
     start, end = mm.arg_start.value_(), mm.arg_end.value_()

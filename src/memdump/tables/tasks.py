@@ -22,10 +22,10 @@ LARGEST_PID = 1 << 22
 PF_WQ_WORKER, PF_KTHREAD = 0x20, 0x200000
 """Bits of ``task_struct.flags``, the same since 4.18 (``include/linux/sched.h``)."""
 STATES = "RSDTtXZPI"
-"""The letters of ``/proc/PID/stat``: R where no bit is set, then one for each bit of ``TASK_REPORT``, then idle."""
+"""The letters of ``/proc/PID/stat``: for no bit, for each bit of ``TASK_REPORT``, and for idle."""
 TASK_UNINTERRUPTIBLE, TASK_REPORT, TASK_IDLE, TASK_RTLOCK_WAIT, TASK_FROZEN = 2, 0x7F, 0x402, 0x1000, 0x8000
 LONGEST_ARGUMENTS = 6 << 20
-"""``execve`` allows no more for arguments and environment together (``bprm_stack_limits`` of ``fs/exec.c``)."""
+"""``execve`` allows no more for arguments and environment together (``bprm_stack_limits``, ``fs/exec.c``)."""
 PAGE = 4096
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime  # noqa: TC003 - the types of columns are looked up
 from typing import TYPE_CHECKING, Annotated, Any
 
 from memdump.kernel.clocks import read_clocks
