@@ -32,6 +32,9 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "panic_cpu": ("atomic_t",),
     "crashing_cpu": ("int",),
     "panic_on_oops": ("int",),
+    "taint_flags": ("struct taint_flag []",),
+    "cap_last_cap": ("int",),
+    "pid_max": ("int",),
     "nr_cpu_ids": ("unsigned int",),
     "nr_node_ids": ("unsigned int",),
     "__per_cpu_offset": ("unsigned long [8192]",),
@@ -54,12 +57,21 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "modules": ("struct list_head",),
     "module_kset": ("struct kset *",),
     "mod_tree": ("struct mod_tree_root",),
+    "module_addr_min": ("unsigned long",),
+    "module_addr_max": ("unsigned long",),
     # kernel/bpf/
     "btf_modules": ("struct list_head",),
     "btf_idr": ("struct idr",),
     "prog_idr": ("struct idr",),
     "map_idr": ("struct idr",),
     "link_idr": ("struct idr",),
+    "bpf_kallsyms": ("struct list_head",),
+    # kernel/trace/, kernel/tracepoint.c
+    "ftrace_ops_list": ("struct ftrace_ops *",),
+    "ftrace_list_end": ("struct ftrace_ops",),
+    "ftrace_mod_maps": ("struct list_head",),
+    "__start___tracepoints_ptrs": ("int []",),
+    "__stop___tracepoints_ptrs": ("int []",),
     # kernel/cgroup/
     "cgrp_dfl_root": ("struct cgroup_root",),
     "cgroup_roots": ("struct list_head",),
@@ -148,6 +160,9 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     ),
     # drivers/
     "tty_drivers": ("struct list_head",),
+    "keyboard_notifier_list": ("struct atomic_notifier_head",),
+    "registered_fb": ("struct fb_info *[32]",),
+    "num_registered_fb": ("int",),
     "block_class": ("struct class",),
     "bus_kset": ("struct kset *",),
     "class_kset": ("struct kset *",),
@@ -170,6 +185,26 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "raw_v6_hashinfo": ("struct raw_hashinfo",),
     "unix_socket_table": ("struct hlist_head [512]",),
     "nl_table": ("struct netlink_table *",),
+    "sockfs_dentry_operations": ("struct dentry_operations",),
+    **dict.fromkeys(("tcp4_seq_afinfo", "tcp6_seq_afinfo"), ("struct tcp_seq_afinfo",)),
+    **dict.fromkeys(
+        ("udp4_seq_afinfo", "udp6_seq_afinfo", "udplite4_seq_afinfo", "udplite6_seq_afinfo"),
+        ("struct udp_seq_afinfo",),
+    ),
+    **dict.fromkeys(
+        (
+            "arp_seq_ops",
+            "packet_seq_ops",
+            "raw6_seq_ops",
+            "raw_seq_ops",
+            "tcp4_seq_ops",
+            "tcp6_seq_ops",
+            "udp6_seq_ops",
+            "udp_seq_ops",
+            "unix_seq_ops",
+        ),
+        ("struct seq_operations",),
+    ),
     # ipc/
     "ipc_mni_shift": ("int",),
 }
