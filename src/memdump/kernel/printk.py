@@ -1,7 +1,7 @@
 """The kernel's log: the ring buffer of ``kernel/printk/printk_ringbuffer.c``, as it is since Linux 5.10.
 
 A ring of descriptors says in which state a record is and where its text lies; a ring of infos, in step
-with it, has time and level; the text ring has a block per record, which begins with the number of its descriptor.
+with it, has time and level; the text ring has a block per record, which begins with its number.
 """
 
 from __future__ import annotations
