@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from memdump.kernel.btf import Btf
     from memdump.kernel.location import Location
+    from memdump.kernel.vmcoreinfo import VmcoreInfo
 
 FIRST_TASK = b"swapper/0\0"
 NAMESPACES = {
@@ -28,12 +29,12 @@ NAMESPACES = {
 """Global variable to the member of ``struct nsproxy`` that points to it."""
 
 
-def find(data: bytes, location: Location, btf: Btf | None) -> SymbolTable:
+def find(data: bytes, location: Location, info: VmcoreInfo | None, btf: Btf | None) -> SymbolTable:
     """The symbols that VMCOREINFO names, and those that ``init_task`` leads to."""
     found: dict[str, int] = {}
-    if location.vmcoreinfo:
+    if info:
         for name in ("init_uts_ns", "mem_section", "swapper_pg_dir", "_stext", "prb", "clear_seq", "log_buf"):
-            address = location.vmcoreinfo.symbol(name)
+            address = info.symbol(name)
             if address is not None:
                 found[name] = address
     if btf:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.image.base import MissingMemory
 from memdump.kernel import anchors, cache, kallsyms
 from memdump.kernel.btf import MAGIC, BadBtf, Btf, size_of
-from memdump.kernel.location import START_KERNEL_MAP, Location
-from memdump.kernel.vmcoreinfo import VmcoreInfo
+from memdump.kernel.location import START_KERNEL_MAP, Location, texts_at_page_starts
+from memdump.kernel.program import direct_map_base
+from memdump.kernel.vmcoreinfo import LARGEST, VmcoreInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,10 +33,34 @@ STEP, OVERLAP = 1 << 20, 4 * VDSO
 BANNER = re.compile(rb"Linux version ([0-9]\S*) \(")
 
 
-def of_kernel(
+class Facts(NamedTuple):
+    """What a kernel image says of itself."""
+
+    build_id: str | None
+    """In hex."""
+    symbols: SymbolTable
+    btf: Btf | None
+    vmcoreinfo: VmcoreInfo
+    """The kernel's own, or one made up from what else is known."""
+
+
+def of_kernel(image: Image, location: Location, problems: Problems) -> Facts:
+    """The facts about the kernel at ``location``; what is missing is noted."""
+    build_id, symbols, btf = _symbols_and_types(image, location, problems)
+    vmcoreinfo = _running_vmcoreinfo(image, location, symbols)
+    if symbols is None:
+        problems.add("", "kallsyms", "not found: only what VMCOREINFO and the first task lead to can be read")
+        data = _kernel_image(image, location, problems)
+        symbols = anchors.find(data, location, vmcoreinfo, btf)
+    if vmcoreinfo is None:
+        problems.add("", "VMCOREINFO", "not found: made up from the kernel's page tables and symbols")
+        vmcoreinfo = _made_up_vmcoreinfo(image, location, symbols)
+    return Facts(build_id, symbols, btf, vmcoreinfo)
+
+
+def _symbols_and_types(
     image: Image, location: Location, problems: Problems
-) -> tuple[str | None, SymbolTable, Btf | None]:
-    """Build id, symbols and types of the kernel at ``location``; what is missing is noted."""
+) -> tuple[str | None, SymbolTable | None, Btf | None]:
     build_id = find_build_id(image, location)
     known = cache.load(build_id, location.virtual) if build_id else None
     if known is not None and (btf := _known_btf(image, location, known)):
@@ -45,10 +70,7 @@ def of_kernel(
     btf = _find_btf(data, location, symbols)
     if btf is None:
         problems.add("", "BTF", "no whole BTF of vmlinux in this image: structures cannot be read")
-    if symbols is None:
-        problems.add("", "kallsyms", "not found: only what VMCOREINFO and the first task lead to can be read")
-        return build_id, anchors.find(data, location, btf), btf
-    if build_id and btf and known is None:
+    if build_id and btf and symbols and known is None:
         cache.store(build_id, location.virtual, cache.Remembered(symbols, btf.index, zlib.crc32(btf.data)))
     return build_id, symbols, btf
 
@@ -87,7 +109,27 @@ def find_build_id(image: Image, location: Location) -> str | None:
     return None
 
 
-def made_up_vmcoreinfo(image: Image, location: Location, symbols: SymbolTable) -> VmcoreInfo:
+def _running_vmcoreinfo(image: Image, location: Location, symbols: SymbolTable | None) -> VmcoreInfo | None:
+    """The VMCOREINFO of the kernel that runs: a stale one has another ``phys_base``."""
+    texts = _vmcoreinfo_texts(image, location, symbols)
+    return next((info for text in texts if (info := location.own(VmcoreInfo(text)))), None)
+
+
+def _vmcoreinfo_texts(image: Image, location: Location, symbols: SymbolTable | None) -> Iterator[bytes]:
+    """What the kernel was found by, where its pointer leads, and what begins a page like one."""
+    if location.vmcoreinfo:
+        yield location.vmcoreinfo.text
+    pointer = symbols.address_of("vmcoreinfo_data") if symbols else None
+    if symbols and pointer is not None:
+        try:
+            where = int.from_bytes(image.read(location.translate(pointer), 8), "little")
+            yield image.read(where - direct_map_base(image, location, symbols), LARGEST)
+        except (MissingMemory, OverflowError, ValueError):
+            pass
+    yield from texts_at_page_starts(image)
+
+
+def _made_up_vmcoreinfo(image: Image, location: Location, symbols: SymbolTable) -> VmcoreInfo:
     """A VMCOREINFO for a kernel whose own is not in the image, with what reading memory takes."""
     try:
         found = BANNER.search(

@@ -5,14 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from memdump.image.base import MissingMemory
 from memdump.kernel import facts, modules
 from memdump.kernel.location import Location, find_kernel
 from memdump.kernel.paths import Paths
 from memdump.kernel.problems import NoKernel, Problems
 from memdump.kernel.program import direct_map_base, make_program
 from memdump.kernel.typefinder import install
-from memdump.kernel.vmcoreinfo import VmcoreInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,9 +33,8 @@ class Kernel:
         self.problems = Problems()
         for defect in image.defects:
             self.problems.add("", str(image.path), defect)
-        self.build_id, self.symbols, self.btf = facts.of_kernel(image, location, self.problems)
+        self.build_id, self.symbols, self.btf, info = facts.of_kernel(image, location, self.problems)
         self.direct_map = direct_map_base(image, location, self.symbols)
-        info = self._vmcoreinfo()
         self.vmcoreinfo: bytes = info.text
         """The VMCOREINFO text: the kernel's own, or one made up from what else is known."""
         self.release: str = info.release or "unknown"
@@ -89,25 +86,3 @@ class Kernel:
         yield self.symbols
         if self.btf:
             yield self.module_symbols
-
-    def _vmcoreinfo(self) -> VmcoreInfo:
-        """The running kernel's VMCOREINFO: where its pointer leads, or where the kernel was found by it."""
-        for text in self._vmcoreinfo_texts():
-            info = VmcoreInfo(text)
-            if info and info.number("phys_base") == self.location.phys_base:
-                return info
-        self.problems.add(
-            "", "VMCOREINFO", "not in this image: made up from the kernel's page tables and symbols"
-        )
-        return facts.made_up_vmcoreinfo(self.image, self.location, self.symbols)
-
-    def _vmcoreinfo_texts(self) -> Iterator[bytes]:
-        if self.location.vmcoreinfo:
-            yield self.location.vmcoreinfo.text
-        pointer = self.symbols.address_of("vmcoreinfo_data")
-        if pointer is not None:
-            try:
-                where = int.from_bytes(self.image.read(self.location.translate(pointer), 8), "little")
-                yield self.image.read(where - self.direct_map, 4096)
-            except (MissingMemory, OverflowError, ValueError):
-                return

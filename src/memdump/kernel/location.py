@@ -69,6 +69,10 @@ class Location:
         """The physical address of a virtual one inside the kernel image."""
         return address - START_KERNEL_MAP + self.phys_base
 
+    def own(self, info: VmcoreInfo) -> VmcoreInfo | None:
+        """The VMCOREINFO if it is this kernel's, and not one that an earlier boot left in memory."""
+        return info if info and info.number("phys_base") == self.phys_base else None
+
 
 def find_kernel(image: Image) -> Location | None:
     """Find the kernel of an x86-64 image; ``None`` where there is none."""
@@ -82,7 +86,7 @@ def _candidates(image: Image) -> Iterator[Location]:
         )
     for address in range(0, LOW_MEMORY, PAGE):
         yield from _by_page_directory(image, address, "the page directory of the real-mode trampoline")
-    for text in _at_page_starts(image):
+    for text in texts_at_page_starts(image):
         yield from _by_vmcoreinfo(image, VmcoreInfo(text), "a VMCOREINFO page")
     for text in _anywhere(image):
         yield from _by_vmcoreinfo(image, VmcoreInfo(text), "a VMCOREINFO text")
@@ -169,7 +173,7 @@ def _large_page(image: Image, entry: int) -> tuple[int, bool] | None:
     return None
 
 
-def _at_page_starts(image: Image) -> Iterator[bytes]:
+def texts_at_page_starts(image: Image) -> Iterator[bytes]:
     """VMCOREINFO texts that begin a page: where the running kernel keeps its own."""
     first = int.from_bytes(BEGINNING[:8], "little")
     for address, chunk in image.chunks():
