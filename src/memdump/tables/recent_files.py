@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 LEFT_OUT = frozenset((
     "aio", "anon_inodefs", "apparmorfs", "autofs", "bdev", "binder", "binfmt_misc", "cgroup", "cgroup2",
     "configfs", "dax", "debugfs", "devmem", "devpts", "dmabuf", "drm", "efivarfs", "failfs", "fusectl",
-    "iomem", "nfsd", "nsfs", "nullfs", "pidfs", "pipefs", "proc", "pstore", "resctrl", "rpc_pipefs", "securityfs",
-    "selinuxfs", "smackfs", "sockfs", "sysfs", "tracefs",
+    "iomem", "nfsd", "nsfs", "nullfs", "pidfs", "pipefs", "proc", "pstore", "resctrl", "rpc_pipefs",
+    "securityfs", "selinuxfs", "smackfs", "sockfs", "sysfs", "tracefs",
 ))
 # fmt: on
 """File systems that keep no files: what is in them the kernel makes up, or other tables tell."""
