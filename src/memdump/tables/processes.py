@@ -38,10 +38,12 @@ class Process:
         "Arguments, joined by spaces and quoted where a shell would need it, unless there is but one; "
         "null for kernel threads and what has exited",
     ]
-    executable: Annotated[str | None, "Path of the program; null for kernel threads and what has exited"]
+    executable: Annotated[
+        str | None, "Path of the program; null for kernel threads and what has exited", DETAIL
+    ]
     uid: Annotated[int | None, "Real user id"]
     gid: Annotated[int | None, "Real group id", DETAIL]
-    euid: Annotated[int | None, "Effective user id"]
+    euid: Annotated[int | None, "Effective user id", DETAIL]
     start_time: Annotated[datetime | None, "When it was started"]
     state: Annotated[
         str | None,
