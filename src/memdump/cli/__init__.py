@@ -26,7 +26,7 @@ from memdump.report.text import visible
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("acquire", "convert", "info", "tables", "show", "query", "triage", "shell")
+COMMANDS = ("acquire", "convert", "info", "tables", "show", "query", "triage", "shell", "export")
 """The commands in the order of the help; each is the module of that name."""
 
 DESCRIPTION = "Take the memory of a running UNIX system and say what was going on in it."
@@ -62,6 +62,9 @@ def _run(arguments: list[str]) -> int:
     name, *rest = arguments
     if name not in COMMANDS:
         raise UsageError(f"there is no command {name!r}{_suggestion(name)}; 'memdump --help' lists them")
+    if name != "shell":
+        # drgn's plugins are commands for its prompt; to load them takes longer than to open an image.
+        os.environ.setdefault("DRGN_DISABLE_PLUGINS", "*")
     command = _load(name)
     parser = argparse.ArgumentParser(
         prog=f"memdump {name}",

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from memdump.tables.schema import Column
 
 GAP = "  "
-READABLE = 100
-"""What fits here is a table even where there is no terminal; what does not may be shown as records."""
 LONGEST_PADDING = 60
 """Without a width, one long cell pushes its row to the right, not every row."""
 NARROWEST = 16

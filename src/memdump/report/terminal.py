@@ -8,7 +8,8 @@ from __future__ import annotations
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TextIO
 
-from memdump.report.layout import GAP, READABLE, Layout, arrange
+from memdump.report import READABLE
+from memdump.report.layout import GAP, Layout, arrange
 from memdump.report.text import pad, wrap
 from memdump.report.values import NOTHING, formatter
 
