@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memdump.kernel import helpers
+
 if TYPE_CHECKING:
     from memdump.image.base import Image
     from memdump.kernel.kernel import Kernel
 
 __all__ = ["open_kernel"]
+
+helpers.install()
 
 
 def open_kernel(image: Image) -> Kernel:
