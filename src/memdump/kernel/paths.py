@@ -86,7 +86,7 @@ class Paths:
         On overlayfs, since Linux 6.8, such a file's own path is that in the layer below, and the one that was
         opened stands behind it (``struct backing_file``).
         """
-        path = self._user_path(file)
+        path = self.user_path(file)
         return self.of(file.f_path if path is None else path)
 
     def find(self, vfsmount: int, dentry: int) -> Path:
@@ -209,7 +209,7 @@ class Paths:
     def _inode(self, dentry: Dentry) -> drgn.Object:
         return drgn.Object(self._program, "struct inode *", dentry.inode)
 
-    def _user_path(self, file: drgn.Object) -> drgn.Object | None:
+    def user_path(self, file: drgn.Object) -> drgn.Object | None:
         """The path behind a backing file; None for any other file."""
         mode = file.f_mode.value_()
         if not (self._has_user_path and mode & FMODE_NOACCOUNT and mode & FMODE_BACKING):
