@@ -164,6 +164,12 @@ def test_few_rows_that_do_not_fit_are_records() -> None:
     assert notes == []
 
 
+def test_few_rows_with_columns_that_have_no_room_are_records() -> None:
+    columns = [column(name, int, detail=True) for name in ("pid", "session_id", "namespace", "inode_number")]
+    lines, _ = written(columns, [(1, 2, 3, 4)], room=30)
+    assert lines == ["pid           1", "session_id    2", "namespace     3", "inode_number  4"]
+
+
 def test_the_last_text_is_wrapped_under_itself() -> None:
     columns = [column("level", int), column("text")]
     lines, notes = written(columns, [(n, "word " * 12) for n in range(4)], room=50)

@@ -36,8 +36,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             for label, value in info.lines(found):
                 print(f"{label:<10}{visible(value)}")
-        status = _outcome.status(dump)
-    if error := found["kernel"].get("error"):
-        print(f"memdump: {visible(error)}", file=sys.stderr)
-        return _outcome.INCOMPLETE
-    return status
+        if error := found["kernel"].get("error"):
+            print(f"memdump: {visible(error)}", file=sys.stderr)
+            return _outcome.INCOMPLETE
+        return _outcome.status(dump)

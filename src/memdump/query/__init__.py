@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
+from memdump import tables
 from memdump.query.answer import Answer
 from memdump.query.loading import build
 from memdump.query.sql import explained, named_tables, text, with_decimal_numbers
@@ -48,6 +49,8 @@ def ask(dump: Dump, sql: str, *, output: str | None = None) -> Answer:
             connection.execute(f"SET allowed_paths = [{text(output)}]")
         for setting, value in _SETTINGS.items():
             connection.execute(f"SET {setting} = {value}")
-        for name in named_tables(connection, sql):
+        named = named_tables(connection, sql)
+        for name in named:
             build(connection, dump, name)
-    return Answer(connection, sql)
+    details = {column.name for name in named for column in tables.find(name).columns if column.detail}
+    return Answer(connection, sql, details)

@@ -11,7 +11,7 @@ from memdump.report.text import well_formed
 from memdump.tables.schema import Column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import duckdb
 
@@ -35,7 +35,10 @@ _STORED_AS = {"TIMESTAMP": _ZONED, "HUGEINT": "DECIMAL(38, 0)", "UHUGEINT": "VAR
 class Answer:
     """The answer to a query: ``columns``, and the rows as tuples, which can be iterated over once."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, sql: str, details: Collection[str] = ()
+    ) -> None:
+        """Run ``sql``; the columns named in ``details`` are left out first where there is little room."""
         self._connection = connection
         self._sql = sql.strip().rstrip(";")
         described = self._execute(sql)
@@ -43,7 +46,13 @@ class Answer:
             described = self._execute(self._cast(described, _FETCHED_AS))
         self._described = described
         self.columns = tuple(
-            Column(name, _PYTHON_TYPES.get(kind, object), kind, hexadecimal=kind == "UBIGINT")
+            Column(
+                name,
+                _PYTHON_TYPES.get(kind, object),
+                kind,
+                hexadecimal=kind == "UBIGINT",
+                detail=name in details,
+            )
             for name, kind in described
         )
 

@@ -82,7 +82,7 @@ def arrange(
     kept, dropped = _choose(columns, cells, least, room)
     widths = _widen(kept, least, wanted, room)
     wraps = not dropped and columns[-1].type is str
-    shortens = any(widths[index] < wanted[index] for index in (everything[:-1] if wraps else everything))
+    shortens = bool(dropped) or any(widths[i] < wanted[i] for i in (everything[:-1] if wraps else everything))
     return Layout(columns, kept, dropped, widths, cuts=True, wraps=wraps, shortens=shortens)
 
 
