@@ -1,0 +1,83 @@
+"""The memory of a process as far as it is in the image, found through its page tables.
+
+Reading address by address asks for each page of a mapping, most of which were never touched or are swapped
+out; going through the page tables instead costs what is there, not what there is room for.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from memdump.image.base import MissingMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memdump.kernel.kernel import Kernel
+
+PAGE = 4096
+TABLE = struct.Struct("<512Q")
+PRESENT, HUGE = 1, 1 << 7
+FRAME = 0x000FFFFFFFFFF000
+"""Bits of a page table entry of x86-64 (Intel SDM volume 3, 4.5)."""
+
+
+class UserMemory:
+    """What is in the image of the address space whose ``mm_struct.pgd`` is given.
+
+    ``budget`` bounds the pages and page tables that are looked at, so that forged page tables come to an end.
+    """
+
+    def __init__(self, kernel: Kernel, pgd: int, budget: int) -> None:
+        self._image = kernel.image
+        self._top = pgd - kernel.direct_map
+        self._levels = kernel.location.levels
+        self.budget = budget
+        """How many more pages and page tables will be looked at; negative when it was not enough."""
+
+    def pages(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """The present pages between two addresses, ascending: address, physical address and size."""
+        return self._walk(self._top, self._levels, 0, start, end)
+
+    def chunks(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """What is there between two addresses, ascending: each run of pages with its address."""
+        begin, size = start, 0
+        parts: list[bytes] = []
+        for address, physical, length in self.pages(start, end):
+            first, last = max(address, start), min(address + length, end)
+            try:
+                data = self._image.read(physical + first - address, last - first)
+            except MissingMemory:
+                continue
+            if first != begin + size:
+                if parts:
+                    yield begin, b"".join(parts)
+                begin, parts, size = first, [], 0
+            parts.append(data)
+            size += len(data)
+        if parts:
+            yield begin, b"".join(parts)
+
+    def _walk(
+        self, table: int, level: int, base: int, start: int, end: int
+    ) -> Iterator[tuple[int, int, int]]:
+        """The pages that the page table at a physical address maps; ``base`` is where what it maps begins."""
+        self.budget -= 1
+        try:
+            entries = TABLE.unpack(self._image.read(table, TABLE.size))
+        except (MissingMemory, ValueError):
+            return
+        span = PAGE << 9 * (level - 1)
+        for index in range(max(0, (start - base) // span), min(512, -(-(end - base) // span))):
+            if self.budget < 0:
+                return
+            entry = entries[index]
+            if not entry & PRESENT:
+                continue
+            address = base + index * span
+            if level == 1 or (entry & HUGE and level <= 3):
+                self.budget -= span // PAGE
+                yield address, entry & FRAME & -span, span
+            else:
+                yield from self._walk(entry & FRAME, level - 1, address, start, end)
