@@ -6,9 +6,9 @@ symbols here:
     typedef struct _hist_entry { char *line; char *timestamp; histdata_t data; } HIST_ENTRY;
     static HIST_ENTRY **the_history;    /* the oldest first, a null pointer behind the last */
 
-A timestamp is text: ``#`` and the seconds since 1970.  So these are looked for, then what points to one of them
-and to a line, then the list that points to those entries.  Only what is in that list is history: it has the
-order, and neither what was deleted nor what merely looks like an entry.
+A timestamp is text: ``#`` and the seconds since 1970.  So these are looked for, then what points to one of
+them and to a line, then the list that points to those entries.  Only what is in that list is history: it has
+the order, and neither what was deleted nor what merely looks like an entry.
 """
 
 from __future__ import annotations
@@ -163,6 +163,8 @@ class _Memory:
         """Pointers to one of ``wanted``, ascending: the address of their chunk, their index, its words."""
         for start, data in self._chunks:
             words = memoryview(data)[: len(data) // WORD * WORD].cast("Q")
+            if wanted.keys().isdisjoint(words):  # Quicker than to look at each, and most have none.
+                continue
             for index in [index for index, word in enumerate(words) if word in wanted]:
                 yield start, index, words
 
