@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import itertools
 import struct
 from array import array
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,8 +38,8 @@ CHECKSUM = 4
 FRAME_LIMIT = 65536
 """A frame holds no more than this once it is decompressed, says the framing format."""
 
-SMALLEST_MEAN = 4096
-"""AVML fills its frames; a file of nothing but tiny ones is there to use up memory with their index."""
+SMALLEST_MEAN, MOST_ODD = 4096, 256
+"""AVML fills its frames; a block of nothing but tiny ones is there to use up time and memory."""
 
 CACHED_FRAMES = 256
 CACHED_INDEXES = 1024
@@ -206,7 +207,9 @@ def _frames(content: Content, offset: int, limit: int, size: int) -> Frames:
     """Find the frames of a block, up to ``size`` decompressed bytes or to where they make no sense."""
     places, offsets = array("Q"), array("Q")
     total, end = 0, offset
-    while total < size and offset + 4 <= limit:
+    for seen in itertools.count():
+        if total >= size or offset + 4 > limit or seen > MOST_ODD + total // SMALLEST_MEAN:
+            break
         head = content[offset : offset + 4 + CHECKSUM + 3]
         kind, length = head[0], int.from_bytes(head[1:4], "little")
         following = offset + 4 + length
@@ -214,13 +217,12 @@ def _frames(content: Content, offset: int, limit: int, size: int) -> Frames:
             break
         if kind in (COMPRESSED, PLAIN):
             holds = length - CHECKSUM if kind == PLAIN else _varint(head[8:])
-            if not 0 <= holds <= min(FRAME_LIMIT, _most(length)) or len(places) > 16 + total // SMALLEST_MEAN:
+            if not 0 < holds <= min(FRAME_LIMIT, _most(length)):
                 break
-            if holds:
-                places.append(total)
-                offsets.append(offset)
-                total += holds
-                end = following
+            places.append(total)
+            offsets.append(offset)
+            total += holds
+            end = following
         elif kind <= LAST_UNSKIPPABLE:
             break
         offset = following

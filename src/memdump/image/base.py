@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CHUNK = 4 << 20
 
 
-class MissingMemory(LookupError):  # noqa: N818
+class MissingMemory(LookupError):
     """The image does not hold this physical memory: outside every range, or lost with the end of the file."""
 
     def __init__(self, address: int, size: int) -> None:

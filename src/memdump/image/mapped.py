@@ -7,7 +7,7 @@ import functools
 import mmap
 from typing import TYPE_CHECKING
 
-from memdump.image.base import Image, MissingMemory
+from memdump.image.base import Image
 from memdump.image.segments import disjoint
 from memdump.machine.source import Range
 
@@ -39,10 +39,9 @@ class MappedImage(Image):
         if start <= address and address + size <= end:
             return self._content[address + shift : address + shift + size]
         index = self._range_at(address)
-        if index is None:
-            raise MissingMemory(address, size)
-        found = self._segments[index]
-        self._last = (found.start, found.end, found.offset - found.start)
+        if index is not None:
+            found = self._segments[index]
+            self._last = (found.start, found.end, found.offset - found.start)
         return super().read(address, size)
 
     def _read_within(self, index: int, offset: int, size: int) -> bytes | memoryview:

@@ -80,9 +80,7 @@ def recognise(path: Path, content: Content) -> Image:
 def _refuse(path: Path, start: bytes) -> None:
     for signature, (name, command) in COMPRESSED.items():
         if start.startswith(signature):
-            raise NotADump(
-                f"{path}: is packed with {name}; unpack it first (`{command}`) and give what comes out"
-            )
+            raise NotADump(f"{path}: is packed with {name}; unpack it first with `{command}`")
     for signature, what in FOREIGN.items():
         if start.startswith(signature):
             raise NotADump(f"{path}: is {what}, not an image of a machine's memory")

@@ -28,9 +28,12 @@ class Segment(NamedTuple):
 def disjoint(segments: Sequence[Segment]) -> list[Segment]:
     """Sort segments and take out what overlaps: where two claim an address, the one given first keeps it."""
     ordered = sorted(found for found in segments if found.size > 0)
-    if all(before.end <= after.start for before, after in itertools.pairwise(ordered)):
-        return ordered
-    return _sweep(segments)
+    reached = 0
+    for start, size, _ in ordered:
+        if start < reached:
+            return _sweep(segments)
+        reached = start + size
+    return ordered
 
 
 def _sweep(segments: Sequence[Segment]) -> list[Segment]:
