@@ -18,11 +18,11 @@ NANOSECONDS = 0x7FFFFFFF
 """The topmost bit of ``i_ctime_nsec`` is a flag since Linux 6.13 (``I_CTIME_QUERIED``)."""
 
 TYPES = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "folder",
-    stat.S_IFLNK: "link",
-    stat.S_IFCHR: "character device",
-    stat.S_IFBLK: "block device",
+    stat.S_IFREG: "regular",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
     stat.S_IFIFO: "pipe",
     stat.S_IFSOCK: "socket",
 }

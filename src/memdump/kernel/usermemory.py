@@ -10,9 +10,13 @@ import struct
 from typing import TYPE_CHECKING
 
 from memdump.image.base import MissingMemory
+from memdump.kernel.fields import Fields
+from memdump.kernel.mapletree import MapleTrees
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import drgn
 
     from memdump.kernel.kernel import Kernel
 
@@ -21,6 +25,38 @@ TABLE = struct.Struct("<512Q")
 PRESENT, HUGE = 1, 1 << 7
 FRAME = 0x000FFFFFFFFFF000
 """Bits of a page table entry of x86-64 (Intel SDM volume 3, 4.5)."""
+
+
+VM_WRITE, VM_SHARED = 0x2, 0x8
+"""Bits of ``vm_area_struct.vm_flags`` (``include/linux/mm.h``)."""
+
+
+def private_areas(kernel: Kernel, mm: drgn.Object, table: str, place: str) -> Iterator[tuple[int, int]]:
+    """Start and end of what a process may write, shares with none, and has no file behind: heap, bss, stack.
+
+    ``mm`` is its ``struct mm_struct *``; mappings that cannot be read are noted for ``table``.
+    """
+    area = kernel.program.type("struct vm_area_struct")
+    fields = Fields(area, "vm_start", "vm_end", "vm_flags", "vm_file")
+    for address in kernel.problems.walk(table, f"mappings of {place}", _areas(kernel, mm, table)):
+        with kernel.problems.skipping(table, f"vm_area_struct {address:#x} of {place}"):
+            start, end, flags, file = fields.read(kernel.program, address)
+            if flags & (VM_WRITE | VM_SHARED) == VM_WRITE and not file:
+                yield start, end
+
+
+def _areas(kernel: Kernel, mm: drgn.Object, table: str) -> Iterator[int]:
+    """Addresses of the ``struct vm_area_struct``: in a list, since Linux 6.1 in a maple tree."""
+    try:
+        tree = mm.mm_mt
+    except AttributeError:
+        following = Fields(kernel.program.type("struct vm_area_struct"), "vm_next")
+        address = mm.mmap.value_()
+        while address:
+            yield address
+            (address,) = following.read(kernel.program, address)
+    else:
+        yield from MapleTrees(kernel.program, kernel.problems).entries(tree.ma_root.value_(), table)
 
 
 class UserMemory:

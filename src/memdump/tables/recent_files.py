@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime  # noqa: TC003 - the columns are made of it
+from stat import filemode
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from memdump.kernel.clocks import utc
@@ -44,7 +45,7 @@ class RecentFile:
         "Path in the first mount namespace, or in another that has it mounted, or from the [type] of its "
         "file system on; None where only the inode is remembered",
     ]
-    type: Annotated[str | None, "file, folder, link, pipe, socket, block device or character device"]
+    type: Annotated[str | None, "regular, directory, symlink, pipe, socket, block or char"]
     size: Annotated[int, "Size in bytes"]
     deleted: Annotated[bool, "Whether this name, or the last of its names, was removed"]
     modified: Annotated[
@@ -56,7 +57,7 @@ class RecentFile:
     cached_bytes: Annotated[int | None, "How much of its content is in memory, in bytes", DETAIL]
     uid: Annotated[int, "Owner", DETAIL]
     gid: Annotated[int, "Group", DETAIL]
-    mode: Annotated[str, "Permissions in octal", DETAIL]
+    permissions: Annotated[str, "As ls -l shows them", DETAIL]
     links: Annotated[int, "How many names it has on its file system", DETAIL]
     inode: Annotated[int, "Number of its inode", DETAIL]
     device: Annotated[str, "Major and minor number of its file system's device", DETAIL]
@@ -105,7 +106,7 @@ def _row(kernel: Kernel, inodes: Inodes, found: Found) -> RecentFile:
         deleted=found.deleted,
         uid=inode.uid,
         gid=inode.gid,
-        mode=f"{inode.mode & 0o7777:04o}",
+        permissions=filemode(inode.mode)[1:],
         links=inode.links,
         inode=inode.number,
         device=found.superblock.device,

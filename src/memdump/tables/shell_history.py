@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from memdump.kernel.clocks import SECOND, utc
 from memdump.kernel.text import decode
-from memdump.kernel.usermemory import PAGE, UserMemory
+from memdump.kernel.usermemory import PAGE, UserMemory, private_areas
 from memdump.tables import tasks
 from memdump.tables.schema import table
 
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     from memdump.kernel.kernel import Kernel
     from memdump.tables.tasks import Task
-
-VM_WRITE, VM_SHARED = 0x2, 0x8
-"""Bits of ``vm_area_struct.vm_flags`` (``include/linux/mm.h``)."""
 
 MOST_MEMORY = 256 << 20
 """No process is searched further, in bytes: what fills more keeps data, not history."""
@@ -110,15 +107,13 @@ def _executable(kernel: Kernel, mm: Any) -> str:
 
 def _private_memory(kernel: Kernel, mm: Any, process: str) -> Iterator[tuple[int, bytes]]:
     """The memory that a process has written for itself and that no file stands behind: heap, bss, stack."""
-    from drgn.helpers.linux.mm import for_each_vma
-
     memory = UserMemory(kernel, mm.pgd.value_(), MOST_MEMORY // PAGE)
-    place = f"mappings of {process}"
-    for area in kernel.problems.walk("shell_history", place, for_each_vma(mm)):
-        if not area.vm_file and area.vm_flags.value_() & (VM_WRITE | VM_SHARED) == VM_WRITE:
-            yield from memory.chunks(area.vm_start.value_(), area.vm_end.value_())
+    for start, end in private_areas(kernel, mm, "shell_history", process):
+        yield from memory.chunks(start, end)
     if memory.budget < 0:
-        kernel.problems.add("shell_history", place, f"searched no further than {MOST_MEMORY >> 20} MiB")
+        kernel.problems.add(
+            "shell_history", f"memory of {process}", f"searched no further than {MOST_MEMORY >> 20} MiB"
+        )
 
 
 class _Memory:
