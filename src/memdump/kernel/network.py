@@ -31,7 +31,11 @@ def network_namespaces(kernel: Kernel, table: str) -> Iterator[tuple[int, Object
 
 def ip_address(data: bytes) -> str:
     """An IPv4 address of 4 bytes or an IPv6 address of 16, as they stand in memory."""
-    return str(IPv4Address(data) if len(data) == 4 else IPv6Address(data))
+    if len(data) == 4:
+        return str(IPv4Address(data))
+    address = IPv6Address(data)
+    # An IPv4 address in a socket for both; Python writes it so only since 3.13.
+    return f"::ffff:{address.ipv4_mapped}" if address.ipv4_mapped else str(address)
 
 
 def link_address(data: bytes) -> str | None:

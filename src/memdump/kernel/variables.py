@@ -183,6 +183,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "udplite_table": ("struct udp_table",),
     "raw_v4_hashinfo": ("struct raw_hashinfo",),
     "raw_v6_hashinfo": ("struct raw_hashinfo",),
+    "ping_table": ("struct ping_table",),
     "unix_socket_table": ("struct hlist_head [512]",),
     "nl_table": ("struct netlink_table *",),
     "sockfs_dentry_operations": ("struct dentry_operations",),
