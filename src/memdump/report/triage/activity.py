@@ -32,7 +32,7 @@ def shell(dump: Dump) -> Section:
 def files(dump: Dump) -> Section:
     """The files that changed last."""
     rows = (
-        row for row in dump.table("recent_files") if row.type == "file" and row.file_system not in MADE_UP
+        row for row in dump.table("recent_files") if row.type == "regular" and row.file_system not in MADE_UP
     )
     newest = list(islice(rows, MOST_FILES))
     left = sum(1 for _ in rows)
