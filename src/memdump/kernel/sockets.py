@@ -235,12 +235,11 @@ class SocketReader:
         name, peer = self._unix_fields.read(self._program, address)
         place = f"UNIX socket at {address:#x}"
         path = self._reading(self._table, f"name of {place}", self._path, name) if name else None
-        other = (
-            self._reading(self._table, f"peer of {place}", self._whole.read, self._program, peer)
-            if peer
-            else None
-        )
-        return found._replace(path=path, peer_inode=self._inode(other[2]) if other else None)
+        socket = self._reading(self._table, f"peer of {place}", self._socket_of, peer) if peer else None
+        return found._replace(path=path, peer_inode=self._inode(socket or 0))
+
+    def _socket_of(self, sock: int) -> int:
+        return self._whole.read(self._program, sock)[2]
 
     @cached_property
     def _unix_fields(self) -> Fields:
