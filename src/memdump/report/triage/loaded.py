@@ -27,5 +27,6 @@ def section(dump: Dump) -> Section:
         )
         for module in tainting[:MOST]
     ]
-    summary = f"{len(modules)} loaded; {len(tainting) or 'none'} of them taint the kernel"
+    verb = "taints" if len(tainting) <= 1 else "taint"
+    summary = f"{len(modules)} loaded; {len(tainting) or 'none'} of them {verb} the kernel"
     return Section(summary, lines, "modules", f"{left} more" if left else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memdump.report.info import size
 from memdump.report.styled import Line, Span
@@ -10,6 +10,7 @@ from memdump.report.triage.section import Section
 from memdump.report.values import iso
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import timedelta
 
     from memdump.dump import Dump
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 
 def section(dump: Dump) -> Section:
     """The one row of the table ``system``, in words."""
-    (system,) = dump.table("system")
+    system = next(dump.table("system"), None)
+    if system is None:
+        return Section("nothing is known of it", [])
     lines: list[Line] = [
-        _fact("kernel", f"Linux {system.kernel_release} {system.architecture}, {system.kernel_version}"),
-        _fact("hardware", f"{system.cpus} CPUs, {size(system.memory)} of memory"),
+        _fact("kernel", f"Linux {system.kernel_release} {system.architecture} {system.kernel_version or ''}"),
+        _fact("hardware", ", ".join(_hardware(system))),
     ]
     if system.boot_time and system.image_time:
         up = _duration(system.image_time - system.boot_time)
@@ -29,6 +32,15 @@ def section(dump: Dump) -> Section:
     if system.taint:
         lines.append((*_fact("taint", ""), Span(system.taint, "alert")))
     return Section(system.hostname or "without a name", lines)
+
+
+def _hardware(system: Any) -> Iterator[str]:
+    if system.cpus is not None:
+        yield f"{system.cpus} CPU{'s' * (system.cpus != 1)}"
+    if system.cpu_model:
+        yield system.cpu_model
+    if system.memory is not None:
+        yield f"{size(system.memory)} of memory"
 
 
 def _fact(label: str, value: str) -> Line:

@@ -31,7 +31,8 @@ def section(dump: Dump) -> Section:
 
 
 def _listens(found: Any) -> bool:
-    return bool(found.state == "LISTEN" or (found.protocol in ("UDP", "UDPv6") and not found.remote_port))
+    """Whether it waits for anybody: UDP knows no state for that."""
+    return found.state == "LISTEN" or (found.type == "dgram" and not found.remote_port)
 
 
 def _joined(sockets: Iterable[Any]) -> list[tuple[Any, list[str]]]:
@@ -52,7 +53,7 @@ def _line(found: Any, owners: list[str]) -> Line:
     local = _end(found.local_address, found.local_port)
     remote = f"→ {_end(found.remote_address, found.remote_port)}" if found.remote_port else "listens"
     return (
-        Span(f"{(found.protocol or '').lower():<5} "),
+        Span(f"{found.protocol or '':<5} "),
         Span(f"{local:<26} {remote:<28} "),
         Span(", ".join(owners) or "no process"),
     )

@@ -36,7 +36,8 @@ def section(dump: Dump) -> Section:
 def _line(branch: str, node: Node, width: int) -> Line:
     process = node.process
     parent = node.parent.process if node.parent else None
-    user = "" if parent and parent.uid == process.uid else f"  uid {process.uid}"
+    usual = parent.uid if parent else 0
+    user = "" if process.uid == usual else f"  uid {process.uid}"
     spans = [
         Span("! " if node.marks else "  ", "alert"),
         Span(f"{process.pid:>{width}}  "),
