@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,10 +111,7 @@ def _kernel_facts(image: Image) -> tuple[bytes | None, int | None]:
         if not image.vmcoreinfo:
             _say(f"no VMCOREINFO for crash and drgn goes into the ELF core: {error}")
         return image.vmcoreinfo, None
-    base = None
-    with contextlib.suppress(LookupError, ValueError):
-        base = kernel.program["page_offset_base"].value_()
-    return image.vmcoreinfo or kernel.vmcoreinfo, base
+    return image.vmcoreinfo or kernel.vmcoreinfo, kernel.direct_map
 
 
 def _say(line: str) -> None:
