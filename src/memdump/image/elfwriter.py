@@ -41,9 +41,9 @@ def write_elf(
 ) -> None:
     """Write an image as an ELF core.
 
-    ``vmcoreinfo`` becomes the VMCOREINFO note, without which few tools find the kernel.  ``direct_map`` is the
-    virtual address at which the kernel maps physical 0; where it is known, the segments say it, so that gdb
-    sees the kernel's data without following page tables.
+    ``vmcoreinfo`` becomes the VMCOREINFO note, without which few tools find the kernel.  ``direct_map`` is
+    the virtual address at which the kernel maps physical 0; where it is known, the segments say it, so that
+    gdb sees the kernel's data without following page tables.
     """
     note = _note(b"VMCOREINFO", vmcoreinfo) if vmcoreinfo else b""
     count = len(image.ranges) + 1
