@@ -114,6 +114,7 @@ class UserMemory:
             address = base + index * span
             if level == 1 or (entry & HUGE and level <= 3):
                 self.budget -= span // PAGE
-                yield address, entry & FRAME & -span, span
+                if self.budget >= 0:
+                    yield address, entry & FRAME & -span, span
             else:
                 yield from self._walk(entry & FRAME, level - 1, address, start, end)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     Chunk = tuple[int, bytes]
 
-LONGEST_LINE = 1 << 20
 WORD = 8
 TIMESTAMP = re.compile(rb"#([0-9]{1,20})\0")
 
@@ -34,6 +33,12 @@ class Line(NamedTuple):
     text: bytes
 
 
+class _Entry(NamedTuple):
+    seconds: int
+    line: int
+    """Address of the text."""
+
+
 def find_history(memory: Iterable[Chunk]) -> list[Line]:
     """The history in ``memory``, pieces of it with their addresses; in its own order.
 
@@ -41,24 +46,32 @@ def find_history(memory: Iterable[Chunk]) -> list[Line]:
     """
     chunks = list(memory)
     entries = _entries(chunks)
-    return [entries[address] for address in _longest_list(chunks, entries)]
+    left = sum(len(data) for _, data in chunks)
+    lines = []
+    for address in _longest_list(chunks, entries):
+        seconds, line = entries[address]
+        text = _string(chunks, line)
+        if text is not None:
+            lines.append(Line(address, seconds, text))
+            left -= len(text)
+            if left < 0:  # Forged: there is no room for that much text, so it is the same over and over.
+                break
+    return lines
 
 
-def _entries(chunks: list[Chunk]) -> dict[int, Line]:
+def _entries(chunks: list[Chunk]) -> dict[int, _Entry]:
     """What looks like a history entry, by its address."""
     timestamps = {
         start + found.start(): int(found[1]) for start, data in chunks for found in TIMESTAMP.finditer(data)
     }
-    entries: dict[int, Line] = {}
-    for start, index, words in _pointers(chunks, timestamps):
-        text = _string(chunks, words[index - 1]) if index else None
-        if text is not None:
-            address = start + (index - 1) * WORD
-            entries[address] = Line(address, timestamps[words[index]], text)
-    return entries
+    return {
+        start + (index - 1) * WORD: _Entry(timestamps[words[index]], words[index - 1])
+        for start, index, words in _pointers(chunks, timestamps)
+        if index and any(begin <= words[index - 1] < begin + len(data) for begin, data in chunks)
+    }
 
 
-def _longest_list(chunks: list[Chunk], entries: dict[int, Line]) -> list[int]:
+def _longest_list(chunks: list[Chunk], entries: dict[int, _Entry]) -> list[int]:
     """The longest list of pointers to entries; pointers in it to what has been lost are left out."""
     longest: list[int] = []
     chunk, done = -1, 0
@@ -69,7 +82,7 @@ def _longest_list(chunks: list[Chunk], entries: dict[int, Line]) -> list[int]:
         while last < len(words) and words[last]:
             last += 1
         chunk, done = start, last
-        listed = [word for word in words[first:last] if word in entries]
+        listed = list(dict.fromkeys(word for word in words[first:last] if word in entries))
         # There has to be an end, and more entries than other things.
         if last < len(words) and len(listed) * 2 > last - first and len(listed) > len(longest):
             longest = listed
@@ -87,9 +100,9 @@ def _pointers(chunks: list[Chunk], wanted: Mapping[int, object]) -> Iterator[tup
 
 
 def _string(chunks: list[Chunk], address: int) -> bytes | None:
-    """The string at an address; None where there is none."""
+    """The string at an address; None where it has no end."""
     for start, data in chunks:
         if start <= address < start + len(data):
-            end = data.find(b"\0", address - start, address - start + LONGEST_LINE)
+            end = data.find(b"\0", address - start)
             return data[address - start : end] if end >= 0 else None
     return None
