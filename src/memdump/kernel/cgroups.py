@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import drgn
 
 from memdump.kernel.fields import Fields, first_member
-from memdump.kernel.text import decode
+from memdump.kernel.text import decode, string_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,7 @@ class Cgroups:
             parent, name = self._node.read(self._program, node)
             if not parent:
                 return "/" + "/".join(reversed(names))
-            names.append(decode(drgn.Object(self._program, "char *", name).string_()))
+            names.append(decode(string_at(self._program, name)))
             node = parent
         raise ValueError(f"cgroup {cgroup:#x} lies endlessly deep")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import drgn
 
@@ -12,7 +12,7 @@ from memdump.kernel.fields import Fields
 from memdump.kernel.mapletree import MapleTrees
 from memdump.kernel.problems import LONGEST_WALK, SMEAR
 from memdump.kernel.resident import PAGE_SHIFT, Resident
-from memdump.kernel.text import decode
+from memdump.kernel.text import decode, string_at
 from memdump.tables import tasks
 from memdump.tables.schema import DETAIL, Address, table
 
@@ -106,6 +106,8 @@ class _Reader:
         self._space = Fields(space, "pgd", "start_brk", "brk", "start_stack", areas)
         self._special = kernel.symbols.address_of("special_mapping_name")
         self._name_of_operations = Fields(program.type("struct vm_operations_struct"), "name")
+        self._special_mapping = Fields(program.type("struct vm_special_mapping"), "name")
+        self._file_pointer = program.pointer_type(program.type("struct file"))
         self._huge_zero_page = _huge_zero_page(kernel)
         self._files: dict[int, _File] = {}
         self._operations: dict[int, int] = {}
@@ -166,7 +168,7 @@ class _Reader:
     def _file(self, address: int) -> _File:
         found = self._files.get(address)
         if found is None:
-            file = drgn.Object(self._program, "struct file *", address)
+            file = drgn.Object(self._program, self._file_pointer, address)
             opened = self._kernel.paths.user_path(file)
             inode = file.f_inode if opened is None else opened.dentry.d_inode
             path = self._kernel.paths.of_mapped(file)
@@ -198,13 +200,13 @@ class _Reader:
 
     def _special_name(self, mapping: int) -> str | None:
         """What the kernel maps into every process: [vdso], [vvar], [uprobes]."""
-        name = drgn.Object(self._program, "struct vm_special_mapping *", mapping).name
-        return decode(name.string_()) if name else None
+        (name,) = self._special_mapping.read(self._program, mapping)
+        return decode(string_at(self._program, name)) if name else None
 
     def _given_name(self, address: int) -> str:
         """What the process itself called it (PR_SET_VMA_ANON_NAME of ``prctl(2)``)."""
-        name: Any = drgn.Object(self._program, "struct anon_vma_name *", address).name
-        return decode(name.string_())
+        offset: int = drgn.offsetof(self._program.type("struct anon_vma_name"), "name")
+        return decode(string_at(self._program, address + offset))
 
 
 def _permissions(flags: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import drgn
 
 from memdump.kernel import xarray
+from memdump.kernel.kthreads import PF_KTHREAD, KernelThreads
 from memdump.kernel.problems import LONGEST_WALK, SMEAR
-from memdump.kernel.text import decode, decode_name
+from memdump.kernel.text import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
 
 LARGEST_PID = 1 << 22
 """``PID_MAX_LIMIT`` of ``include/linux/threads.h`` on 64-bit systems."""
-PF_WQ_WORKER, PF_KTHREAD = 0x20, 0x200000
-"""Bits of ``task_struct.flags``, the same since 4.18 (``include/linux/sched.h``)."""
 STATES = "RSDTtXZPI"
 """The letters of ``/proc/PID/stat``: for no bit, for each bit of ``TASK_REPORT``, and for idle."""
 TASK_UNINTERRUPTIBLE, TASK_REPORT, TASK_IDLE, TASK_RTLOCK_WAIT, TASK_FROZEN = 2, 0x7F, 0x402, 0x1000, 0x8000
@@ -58,10 +58,10 @@ class Task:
 def all_tasks(kernel: Kernel, table: str) -> Iterator[Task]:
     """Yield every task but the idle ones, process by process, the leading thread of each first."""
     found = []
-    kind = kernel.program.type("struct task_struct")
+    reader = _Reader(kernel, table)
     for address in _addresses(kernel, table):
         with kernel.problems.skipping(table, f"task {address:#x}"):
-            found.append(_task(kernel, kind, address))
+            found.append(reader.read(address))
     yield from sorted(found, key=lambda task: (task.group, task.pid != task.group, task.pid, task.address))
 
 
@@ -116,50 +116,31 @@ def _read_remote(mm: Any, address: int, size: int) -> bytes:
     return access_remote_vm(mm, address, size)
 
 
-def _task(kernel: Kernel, kind: drgn.Type, address: int) -> Task:
-    """Raises what a torn structure raises."""
-    reference = drgn.Object(kernel.program, kind, address=address)
-    try:
-        struct = reference.read_()
-    except drgn.FaultError:
-        struct = reference
-    pid, group = struct.pid.value_(), struct.tgid.value_()
-    if not (0 < pid <= LARGEST_PID and 0 < group <= LARGEST_PID):
-        raise ValueError(f"torn or not a task: its pid is {pid}, its thread group {group}")
-    return Task(address, pid, group, _name(struct), struct)
+class _Reader:
+    """Reads tasks at known addresses."""
 
+    def __init__(self, kernel: Kernel, table: str) -> None:
+        self._program = kernel.program
+        self._type = self._program.type("struct task_struct")
+        self._names = kernel.problems.reading(table, "kernel threads", KernelThreads, kernel)
 
-def _name(struct: Any) -> str:
-    comm = decode(struct.comm.string_())
-    flags = struct.flags.value_()
-    if flags & PF_KTHREAD:
+    def read(self, address: int) -> Task:
+        """Raises what a torn structure raises."""
+        reference = drgn.Object(self._program, self._type, address=address)
         try:
-            return _kernel_thread_name(struct, flags) or comm
-        except SMEAR:
-            pass
-    return comm
+            struct = reference.read_()
+        except drgn.FaultError:
+            struct = reference
+        pid, group = struct.pid.value_(), struct.tgid.value_()
+        if not (0 < pid <= LARGEST_PID and 0 < group <= LARGEST_PID):
+            raise ValueError(f"torn or not a task: its pid is {pid}, its thread group {group}")
+        return Task(address, pid, group, self._name(struct), struct)
 
-
-def _kernel_thread_name(struct: Any, flags: int) -> str | None:
-    """The whole name of a kernel thread, and for a worker what it does (+) or did last (-).
-
-    As ``proc_task_name`` of ``fs/proc/array.c`` puts it together.  ``task_struct.worker_private`` and
-    ``full_name`` came with 5.17; before it, ``set_child_tid`` led to the ``struct kthread``.
-    """
-    kthread = getattr(struct, "worker_private", None)
-    if kthread is None:
-        kthread = struct.set_child_tid
-    if not kthread:
-        return None
-    kthread = drgn.cast("struct kthread *", kthread)
-    full = getattr(kthread, "full_name", None)
-    name = full.string_() if full else struct.comm.string_()
-    if flags & PF_WQ_WORKER and kthread.data:
-        worker = drgn.cast("struct worker *", kthread.data)
-        doing = decode_name(bytes(worker.desc.value_()))
-        if worker.pool and doing:
-            return f"{decode(name)}{'+' if worker.current_work else '-'}{doing}"
-    return decode(name)
+    def _name(self, struct: Any) -> str:
+        if self._names and struct.flags.value_() & PF_KTHREAD:
+            with contextlib.suppress(*SMEAR):
+                return self._names.name(struct)
+        return decode(struct.comm.string_())
 
 
 def _addresses(kernel: Kernel, table: str) -> dict[int, None]:
