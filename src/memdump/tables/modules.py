@@ -93,8 +93,14 @@ def _users(kernel: Kernel, module: Object, name: str) -> list[str]:
     if not hasattr(module, "source_list"):  # CONFIG_MODULE_UNLOAD is off
         return []
     uses = list_for_each_entry("struct module_use", module.source_list.address_of_(), "source_list")
-    walk = kernel.problems.walk("modules", f"users of {name}", uses, MOST_USERS)
-    return [decode(use.source.name.string_()) for use in walk]
+    found: dict[str, None] = {}
+    for use in kernel.problems.walk("modules", f"users of {name}", uses, MOST_USERS):
+        user = decode(use.source.name.string_())
+        if user in found:
+            kernel.problems.add("modules", f"users of {name}", f"the list runs into itself at {user}")
+            break
+        found[user] = None
+    return list(found)
 
 
 def _build_id(module: Object) -> str | None:
