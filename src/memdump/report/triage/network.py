@@ -1,10 +1,12 @@
-"""Who listens, and who talks to whom."""
+"""Who talks to whom, and who listens."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memdump.report.styled import Line, Span
+from memdump.report.text import cut, pad, visible, width
 from memdump.report.triage.section import Section
 
 if TYPE_CHECKING:
@@ -12,22 +14,41 @@ if TYPE_CHECKING:
 
     from memdump.dump import Dump
 
-MOST = 6
-"""Connections and listeners that are shown, each."""
-LOCAL = ("127.", "::1", "::ffff:127.")
+MOST = 8
+"""Lines for connections, and for listeners."""
+LONGEST_OWNERS = 36
+LOOPBACK = ("127.", "::1", "::ffff:127.")
+
+
+class Shared(NamedTuple):
+    """A socket, and all processes that hold it."""
+
+    socket: Any
+    owners: list[str]
 
 
 def section(dump: Dump) -> Section:
-    """Established connections first: those that leave the machine before those that do not."""
+    """Connections that go out, then those that came in, by the port they came to; then the listeners.
+
+    In each, what stays on the machine comes last.
+    """
     sockets = [found for found in dump.table("sockets") if found.local_port]
-    talking = _joined(found for found in sockets if found.state == "ESTABLISHED")
-    listening = _joined(found for found in sockets if _listens(found))
-    talking.sort(key=lambda row: (_address(row[0].remote_address).startswith(LOCAL), row[0].local_port))
-    listening.sort(key=lambda row: (_address(row[0].local_address).startswith(LOCAL), row[0].local_port))
-    lines = [_line(*row) for row in (*talking[:MOST], *listening[:MOST])]
-    left = max(len(talking) - MOST, 0) + max(len(listening) - MOST, 0)
+    talking = _shared(found for found in sockets if found.state == "ESTABLISHED")
+    listening = _shared(found for found in sockets if _listens(found))
+    ports = {(found.socket.network_namespace, found.socket.local_port) for found in listening}
+    came_in: dict[Any, list[Shared]] = defaultdict(list)
+    rows: list[tuple[Shared, str]] = []
+    for found in sorted(talking, key=_by_distance):
+        end = (found.socket.network_namespace, found.socket.local_port)
+        if end in ports:
+            came_in[(*end, found.socket.local_address, *found.owners)].append(found)
+        else:
+            rows.append((found, f"→ {_remote(found.socket)}"))
+    rows += [(group[0], f"← {_callers(group)}") for group in came_in.values()]
+    waiting = [(found, "listens") for found in sorted(listening, key=_by_distance)]
+    left = max(len(rows) - MOST, 0) + max(len(waiting) - MOST, 0)
     summary = f"{len(talking)} established, {len(listening)} listening"
-    return Section(summary, lines, "sockets", f"{left} more" if left else "")
+    return Section(summary, _lines(rows[:MOST] + waiting[:MOST]), "sockets", f"{left} more" if left else "")
 
 
 def _listens(found: Any) -> bool:
@@ -35,13 +56,10 @@ def _listens(found: Any) -> bool:
     return found.state == "LISTEN" or (found.type == "dgram" and not found.remote_port)
 
 
-def _joined(sockets: Iterable[Any]) -> list[tuple[Any, list[str]]]:
-    """Each socket once, with all processes that hold it."""
-    rows: dict[tuple[Any, ...], tuple[Any, list[str]]] = {}
+def _shared(sockets: Iterable[Any]) -> list[Shared]:
+    rows: dict[int, Shared] = {}
     for found in sockets:
-        key = (found.network_namespace, found.inode, found.protocol, found.local_address, found.local_port,
-               found.remote_address, found.remote_port)  # fmt: skip
-        owners = rows.setdefault(key, (found, []))[1]
+        owners = rows.setdefault(found.address, Shared(found, [])).owners
         if found.pid is not None:
             owner = f"{found.process} ({found.pid})"
             if owner not in owners:
@@ -49,20 +67,37 @@ def _joined(sockets: Iterable[Any]) -> list[tuple[Any, list[str]]]:
     return list(rows.values())
 
 
-def _line(found: Any, owners: list[str]) -> Line:
-    local = _end(found.local_address, found.local_port)
-    remote = f"→ {_end(found.remote_address, found.remote_port)}" if found.remote_port else "listens"
-    return (
-        Span(f"{found.protocol or '':<5} "),
-        Span(f"{local:<26} {remote:<28} "),
-        Span(", ".join(owners) or "no process"),
-    )
+def _by_distance(found: Shared) -> tuple[bool, int]:
+    end = found.socket.remote_address if found.socket.remote_port else found.socket.local_address
+    return (end or "").startswith(LOOPBACK), found.socket.local_port
+
+
+def _callers(group: list[Shared]) -> str:
+    if len(group) == 1:
+        return _remote(group[0].socket)
+    addresses = {found.socket.remote_address for found in group}
+    if len(addresses) == 1:
+        return f"{len(group)} from {group[0].socket.remote_address}"
+    return f"{len(group)} from {len(addresses)} addresses"
+
+
+def _lines(rows: list[tuple[Shared, str]]) -> list[Line]:
+    """The process first, for what a long IPv6 address pushes out of sight is less than that."""
+    owners = [cut(visible(", ".join(found.owners)), LONGEST_OWNERS) or "no process" for found, _ in rows]
+    room = max(map(width, owners), default=0)
+    return [
+        (
+            Span(f"{found.socket.protocol or '':<5} {pad(owner, room)}  "),
+            Span(f"{_end(found.socket.local_address, found.socket.local_port)} {what}"),
+        )
+        for (found, what), owner in zip(rows, owners, strict=True)
+    ]
+
+
+def _remote(socket: Any) -> str:
+    return _end(socket.remote_address, socket.remote_port)
 
 
 def _end(address: str | None, port: int) -> str:
-    text = _address(address)
+    text = address or "*"
     return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
-
-
-def _address(address: str | None) -> str:
-    return address or "*"
