@@ -28,8 +28,8 @@ def decode_name(field: bytes) -> str:
 def string_at(program: drgn.Program, address: int, longest: int = LONGEST) -> bytes:
     """The string at an address of the kernel, up to its NUL; raises `drgn.FaultError`.
 
-    Read in steps that end where a multiple of their size does, so as not to ask for what lies behind the string:
-    it may be missing.  drgn's own would read byte by byte.
+    Read in steps that end where a multiple of their size does, so as not to ask for what lies behind the
+    string: it may be missing.  drgn's own would read byte by byte.
     """
     found = b""
     while len(found) < longest:
