@@ -12,8 +12,8 @@ from memdump.kernel.text import decode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LONGEST_NAME = 4096
-"""No name is longer: NAME_MAX is 255, and PATH_MAX bounds what the kernel itself makes up."""
+LONGEST_NAME = 255
+"""NAME_MAX of ``include/uapi/linux/limits.h``; what the kernel itself makes up is shorter, too."""
 
 
 class Dentry(NamedTuple):

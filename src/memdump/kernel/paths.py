@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 UNREADABLE = "[unreadable]"
 """Stands in a path for the folders that lie in memory which the image lacks."""
 
-DEEPEST = 4096
-"""No path crosses more folders and mounts: it would be longer than PATH_MAX allows."""
+LONGEST = 4096
+"""PATH_MAX of ``include/uapi/linux/limits.h``: the kernel itself gives no longer path, so none crosses more
+folders and mounts either."""
+
+TOO_LONG = f"a path has {LONGEST} characters at most"
 
 FMODE_BACKING = 1 << 24 | 1 << 25
 """The flag of a backing file (``include/linux/fs.h``): the latter, and since Linux 6.14 (in 6.12, since some
@@ -118,17 +121,20 @@ class Paths:
         type of the file system, as ``[tmpfs]``.
         """
         names: list[str] = []
-        path, deleted, here = UNREADABLE, False, dentry
+        path, length, deleted, here = UNREADABLE, 0, False, dentry
         try:
             found = self.dentry(here)
             deleted = not found.hashed
-            while here not in mount_points and len(names) < DEEPEST:
+            while here not in mount_points:
                 if found.parent == here:
                     if not names:
                         return self._rootless(found)
                     path = f"[{self.file_system(found.superblock)}]"
                     break
                 names.append(found.name)
+                length += 1 + len(found.name)
+                if length > LONGEST:
+                    raise ValueError(TOO_LONG)
                 here, found = found.parent, self.dentry(found.parent)
             path = mount_points.get(here, path)
         except SMEAR as error:
@@ -160,11 +166,11 @@ class Paths:
     def _walk(self, mount: int, dentry: int) -> str:
         """The path from the root of the mount namespace; empty for that root itself."""
         below: list[tuple[tuple[int, int], str]] = []
-        path = UNREADABLE
+        path, length = UNREADABLE, 0
         try:
-            for _ in range(DEEPEST):
+            for _ in range(LONGEST):
                 known = self._folders.get((mount, dentry))
-                if known is not None:
+                if known is not None and len(known) + length <= LONGEST:
                     path = known
                     break
                 at = self.mount(mount)
@@ -179,11 +185,12 @@ class Paths:
                     path = ""
                     break
                 below.append(((mount, dentry), name))
+                length += 1 + len(name)
+                if length > LONGEST:
+                    raise ValueError(TOO_LONG)
                 dentry = parent
             else:
-                self._problems.add(
-                    "", f"dentry {dentry:#x}", f"no whole path: more than {DEEPEST} folders deep"
-                )
+                raise ValueError(TOO_LONG)
         except SMEAR as error:
             self._problems.add("", f"dentry {dentry:#x}", f"no whole path: {error}")
         for key, name in reversed(below):

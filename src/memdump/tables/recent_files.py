@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from memdump.kernel.clocks import utc
 from memdump.kernel.inodes import Inode, Inodes, type_of
+from memdump.kernel.paths import LONGEST, TOO_LONG
 from memdump.kernel.problems import SMEAR
 from memdump.kernel.superblocks import Superblock, all_superblocks, mount_points
 from memdump.tables.schema import DETAIL, table
@@ -176,6 +177,8 @@ class _FileSystem:
     ) -> Iterator[tuple[int, Dentry, str]]:
         """Address, dentry and path of what is in a folder; raises `ValueError` where its list has no end."""
         for address, child in self.paths.dentries.children(folder, dentry):
+            if len(path) > LONGEST:
+                raise ValueError(TOO_LONG)
             if address in visited:
                 raise ValueError(f"the list of its entries runs into itself at {address:#x}")
             visited.add(address)
