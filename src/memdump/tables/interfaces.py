@@ -61,7 +61,7 @@ FLAGS = {
     1 << 18: "ECHO",
 }
 """``IFF_*`` of ``include/uapi/linux/if.h``, in the order and the words of ip(8)."""
-RUNNING, LOWER_UP, IS_DORMANT = 1 << 6, 1 << 16, 1 << 17
+IFF_UP, LOWER_UP, IS_DORMANT = 1 << 0, 1 << 16, 1 << 17
 ASKED_FOR = 1 << 8 | 1 << 9
 """IFF_PROMISC and IFF_ALLMULTI: what a user asked for stands in ``gflags``."""
 START, NO_CARRIER, STATE_DORMANT = 1 << 0, 1 << 2, 1 << 4
@@ -88,7 +88,7 @@ class Interface:
     promiscuous: Annotated[
         bool, "It takes in packets that are meant for others, be it for a sniffer or for a bridge"
     ]
-    flags: Annotated[str, "LOOPBACK, BROADCAST, UP, LOWER_UP ..., separated by commas", DETAIL]
+    flags: Annotated[str, "UP, LOWER_UP, NO-CARRIER, LOOPBACK ..., separated by commas", DETAIL]
     network_namespace: Annotated[int, "Inode number of the network namespace"]
 
 
@@ -127,7 +127,7 @@ def _row(kernel: Kernel, pointer: Object, namespace: int) -> Interface:
         kind=decode(links.kind.string_()) if links else None,
         master=master,
         promiscuous=device.promiscuity.value_() > 0,
-        flags=",".join(name for bit, name in FLAGS.items() if _flags(device) & bit),
+        flags=",".join(_flags(device)),
         network_namespace=namespace,
     )
 
@@ -138,15 +138,18 @@ def _state(device: Any) -> str:
     return STATES[state] if state < len(STATES) else str(state)
 
 
-def _flags(device: Any) -> int:
-    """As ``dev_get_flags`` of ``net/core/dev.c`` puts them together."""
-    flags = device.flags.value_() & ~(ASKED_FOR | RUNNING | LOWER_UP | IS_DORMANT)
+def _flags(device: Any) -> Iterator[str]:
+    """As ``dev_get_flags`` of ``net/core/dev.c`` puts them together; ip(8) adds the first."""
+    flags = device.flags.value_() & ~(ASKED_FOR | LOWER_UP | IS_DORMANT)
     flags |= device.gflags.value_() & ASKED_FOR
     state = device.state.value_()
     if state & START:
         flags |= 0 if state & NO_CARRIER else LOWER_UP
         flags |= IS_DORMANT if state & STATE_DORMANT else 0
-    return int(flags)
+    running = state & START and device.operstate.value_() in (UNKNOWN, UP)
+    if flags & IFF_UP and not running:
+        yield "NO-CARRIER"
+    yield from (name for bit, name in FLAGS.items() if flags & bit)
 
 
 def _ipv4(device: Any) -> Iterator[str]:

@@ -110,7 +110,7 @@ def _build_id(module: Object) -> str | None:
         note = notes.attrs[number]
         if note.attr.name.string_() == BUILD_ID_SECTION:
             size = min(note.size.value_(), LONGEST_NOTE)
-            return _description(module.prog_.read(note.private, size))
+            return description(module.prog_.read(note.private, size))
     return None
 
 
@@ -122,8 +122,8 @@ def _note_count(notes: Object) -> int:
     return next(number for number in range(MOST_NOTES + 1) if number == MOST_NOTES or not attributes[number])
 
 
-def _description(note: bytes) -> str:
-    """The content of an ELF note, in hex."""
+def description(note: bytes) -> str:
+    """The content of an ELF note, in hex; raises `ValueError` for a note that is cut off."""
     name_size, size, _ = NOTE_HEADER.unpack(note[: NOTE_HEADER.size].ljust(NOTE_HEADER.size, b"\xff"))
     start = NOTE_HEADER.size + (name_size + 3 & ~3)
     if start + size > len(note):
