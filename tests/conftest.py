@@ -1,9 +1,66 @@
-"""What all tests share."""
+"""What all tests share: the lab's guests, and how long an example may take."""
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
+import pytest
 from hypothesis import settings
+
+import memdump
+from tests.lab import cache, guests
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memdump.dump import Dump
+    from tests.lab.guests import Made
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("memdump", deadline=None)
 settings.load_profile("memdump")
+
+LAB_REQUIRED = os.environ.get("CI") == "true" or os.environ.get("MEMDUMP_REQUIRE_LAB") == "1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "lab: needs a real guest, booted when it is not in the lab's cache")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever takes a guest is a test of the lab, whether it says so or not."""
+    for item in items:
+        if "guest" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.lab)
+
+
+def made(name: str) -> Made:
+    """A guest by its name; without a lab the test is skipped, or fails where the lab is required."""
+    try:
+        return guests.get(guests.GUESTS[name])
+    except cache.NoLab as error:
+        if LAB_REQUIRED:
+            pytest.fail(f"the lab is required, but: {error}", pytrace=False)
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session", params=sorted(guests.GUESTS))
+def guest(request: pytest.FixtureRequest) -> Made:
+    """Each guest of the lab: its images and the truth about them."""
+    name: str = request.param
+    return made(name)
+
+
+@pytest.fixture(scope="session")
+def dump(guest: Made) -> Iterator[Dump]:
+    """The image that QEMU wrote at the moment of the truth, opened."""
+    with memdump.open(guest.qmp_image) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def lime_dump(guest: Made) -> Iterator[Dump]:
+    """The image that ``memdump acquire`` wrote inside the guest, opened: it carries no VMCOREINFO note."""
+    with memdump.open(guest.lime_image) as opened:
+        yield opened

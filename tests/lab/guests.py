@@ -1,0 +1,151 @@
+"""The guests that tests share: each made once, and kept for as long as nothing it comes from changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.lab import boot, cache, disks, kernels
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parent.parent / "src" / "memdump"
+ACQUISITION = (
+    "__init__.py",
+    "__main__.py",
+    "errors.py",
+    "machine",
+    "cli/__init__.py",
+    "cli/acquire.py",
+    "report/__init__.py",
+    "report/text.py",
+)
+"""The parts of memdump that run in a guest."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to make a guest."""
+
+    name: str
+    kernel: str
+    four_level: bool
+    scenario: str = "scenario"
+    memory: str = "768M"
+
+
+GUESTS = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("5.10", "5.10", four_level=True),
+        Recipe("6.1", "6.1", four_level=False),
+        Recipe("6.12", "6.12", four_level=False),
+        Recipe("7.x", "7.x", four_level=False),
+        Recipe("6.12-4level", "6.12", four_level=True),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A guest that was: its memory, and the truth about it, in a folder."""
+
+    name: str
+    folder: Path
+
+    @property
+    def qmp_image(self) -> Path:
+        """The memory as QEMU wrote it, an ELF core, at the moment of the truth."""
+        return self.folder / "memory.elf"
+
+    @property
+    def lime_image(self) -> Path:
+        """The memory as ``memdump acquire`` wrote it inside the guest, just after."""
+        return self.folder / "memory.lime"
+
+    @functools.cached_property
+    def truth(self) -> dict[str, Any]:
+        """What the guest recorded of itself."""
+        truth: dict[str, Any] = json.loads((self.folder / "truth.json").read_text())
+        return truth
+
+
+def get(recipe: Recipe) -> Made:
+    """The guest from the cache, else booted now; raises `cache.NoLab` where that cannot be."""
+    kernel = kernels.get(recipe.kernel)
+    target = cache.folder() / "guests" / recipe.name
+    with cache.locked(target):
+        key = _key(recipe, kernel)
+        stamp = target / "made-from"
+        if not stamp.exists() or stamp.read_text() != key:
+            with cache.made_whole(target) as folder:
+                make(recipe, kernel, folder)
+                (folder / "made-from").write_text(key)
+    return Made(recipe.name, target)
+
+
+def make(recipe: Recipe, kernel: kernels.Kernel, folder: Path) -> None:
+    """Boot the guest, let it play its scenario, and leave image and truth in ``folder``."""
+    began = time.monotonic()
+    times = {}
+    carried = folder / "carried.ext4"
+    _make_carried(folder, carried)
+    with boot.Guest(
+        kernel,
+        carried,
+        recipe.scenario,
+        folder / "console.log",
+        memory=recipe.memory,
+        four_level=recipe.four_level,
+    ) as guest:
+        guest.hear("recorded")
+        times["recorded"] = time.monotonic() - began
+        guest.dump(folder / "memory.elf")
+        times["dumped"] = time.monotonic() - began
+        guest.say("acquire")
+        status = guest.hear("acquired")
+        times["acquired"] = time.monotonic() - began
+        guest.say("end")
+        guest.hear("ended")
+    disks.extract(carried, "/out", folder)
+    carried.unlink()
+    if status != "0":
+        raise RuntimeError(
+            f"memdump acquire ended with status {status}: {(folder / 'acquire.log').read_text()}"
+        )
+    for image in ("memory.elf", "memory.lime"):
+        (folder / image).chmod(0o644)
+        subprocess.run(
+            [cache.tool("fallocate", "util-linux"), "--dig-holes", str(folder / image)], check=True
+        )
+    times["made"] = time.monotonic() - began
+    (folder / "times.json").write_text(
+        json.dumps({name: round(seconds, 1) for name, seconds in times.items()})
+    )
+
+
+def _make_carried(folder: Path, disk: Path) -> None:
+    """The disk that goes with the guest: the scenario and memdump on it, room for what comes back."""
+    tree = folder / "carried"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(HERE / "inside", tree / "tests" / "lab" / "inside", ignore=ignore)
+    shutil.copytree(SOURCE, tree / "src" / "memdump", ignore=ignore)
+    (tree / "out").mkdir()
+    disks.make(disk, 12 << 30, tree, "-O", "^has_journal", "-m", "0")
+    shutil.rmtree(tree)
+
+
+def _key(recipe: Recipe, kernel: kernels.Kernel) -> str:
+    """A digest of all that a guest comes from; a guest with another key is made anew."""
+    digest = hashlib.sha256(repr(recipe).encode() + kernel.release.encode())
+    sources = [SOURCE / part for part in ACQUISITION]
+    for source in [*sources, HERE / "inside", HERE / "boot.py", HERE / "disks.py", HERE / "guests.py"]:
+        for file in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,112 @@
+"""Run by the guest: set the scenario up, write the truth down, and stand still until told to go on.
+
+The second serial port is the line to the host.  Reading it blocks, so that waiting changes nothing in memory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+import tty
+from pathlib import Path
+from typing import Any
+
+from tests.lab.inside import record
+
+CARRIED = Path("/lab")
+OUT = CARRIED / "out"
+
+
+class Host:
+    """The other end of the serial line."""
+
+    def __init__(self) -> None:
+        self.line = os.open("/dev/ttyS1", os.O_RDWR | os.O_NOCTTY)
+        tty.setraw(self.line)
+
+    def say(self, word: str) -> None:
+        os.write(self.line, word.encode() + b"\n")
+
+    def wait_for(self, word: str) -> None:
+        heard = b""
+        while not heard.endswith(word.encode() + b"\n"):
+            heard += os.read(self.line, 1)
+
+
+def main(scenario: str) -> None:
+    host = Host()
+    try:
+        _play(scenario, host)
+    except Exception:
+        failure = traceback.format_exc()
+        (OUT / "failure").write_text(failure)
+        sys.stderr.write(failure)
+        subprocess.run(["sync"], check=False)
+        host.say("failed")
+
+
+def _play(scenario: str, host: Host) -> None:
+    played = importlib.import_module(f"tests.lab.inside.{scenario}")
+    _note("setting up")
+    told = played.run()
+    _note("set up")
+    _write("truth.json", _record(played, told))
+    subprocess.run(["sync"], check=True)
+    record.wait_until_quiet()
+    host.say("recorded")
+    host.wait_for("acquire")
+    host.say(f"acquired {_acquire()}")
+    host.wait_for("end")
+    _write("after.json", {"clock": record.clock(), "activity": record.activity()})
+    os.chdir("/")
+    subprocess.run(["sync"], check=True)
+    host.say("ended")
+    host.wait_for("never")
+
+
+def _record(played: Any, told: dict[str, Any]) -> dict[str, Any]:
+    """Slow and lasting things first, then the processes at rest, and last what passes."""
+    record.bulky(OUT)
+    _note("symbols and types are written down")
+    truth = {"scenario": told, "recorder": os.getpid(), "machine": record.machine()}
+    record.wait_until_quiet()
+    _note("all is quiet")
+    truth["addresses"] = record.addresses()
+    truth["known_files"] = record.known_files(told.get("paths", []))
+    played.last_moment()
+    _note("recording processes")
+    truth["processes"] = record.processes()
+    truth["modules"] = record.modules()
+    truth["mounts"] = record.mounts()
+    truth["network"] = record.network()
+    truth["kernel_log"] = record.kernel_log()
+    truth["clock"] = record.clock()
+    return truth
+
+
+def _note(what: str) -> None:
+    """Leave a line with a time on the console, for whoever waits."""
+    print(f"lab: {time.monotonic():.1f} {what}", file=sys.stderr, flush=True)
+
+
+def _write(name: str, content: dict[str, Any]) -> None:
+    (OUT / name).write_text(json.dumps(content))
+
+
+def _acquire() -> int:
+    """Take the memory from inside, as a responder would; the exit status of memdump."""
+    command = [sys.executable, "-m", "memdump", "acquire", str(OUT / "memory.lime")]
+    environment = {**os.environ, "PYTHONPATH": str(CARRIED / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    with (OUT / "acquire.log").open("w") as log:
+        return subprocess.run(
+            command, env=environment, stdout=log, stderr=log, check=False, cwd="/"
+        ).returncode
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,218 @@
+"""Debian's kernels, fetched once into the lab's cache with the machine's own apt configuration.
+
+Nothing of the machine's apt state is touched: the lab's sources, lists and packages live in a temporary
+folder.  Which archive to ask and which key to trust are read from the machine's apt sources.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.lab import cache
+
+KERNEL_PACKAGE = re.compile(r"linux-(image|binary|modules)-\d\S*")
+"""Packages with a kernel's files; from 7.0 image and modules are two packages behind an empty third."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Series:
+    """A kernel to test with: the Debian suites that have it, the preferred one first."""
+
+    name: str
+    suites: tuple[str, ...]
+    major: int
+
+
+SERIES = {
+    series.name: series
+    for series in (
+        Series("5.10", ("bullseye",), 5),
+        Series("6.1", ("bookworm",), 6),
+        Series("6.12", ("trixie",), 6),
+        Series("7.x", ("trixie-backports", "sid"), 7),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Kernel:
+    """An unpacked kernel: ``root`` holds ``boot/vmlinuz-RELEASE`` and ``lib/modules/RELEASE``."""
+
+    release: str
+    root: Path
+
+    @property
+    def image(self) -> Path:
+        return self.root / "boot" / f"vmlinuz-{self.release}"
+
+
+def get(name: str) -> Kernel:
+    """The kernel of a series, from the cache or else from the archive; raises `cache.NoLab`."""
+    target = cache.folder() / "kernels" / name
+    with cache.locked(target):
+        if not (target / "kernel.json").exists():
+            _fetch(SERIES[name], target)
+    return Kernel(json.loads((target / "kernel.json").read_text())["release"], target / "root")
+
+
+def _fetch(series: Series, target: Path) -> None:
+    reasons = []
+    for suite in series.suites:
+        for archive in archives():
+            try:
+                with tempfile.TemporaryDirectory(prefix="memdump-apt-") as scratch:
+                    apt = Apt(Path(scratch), archive, suite)
+                    packages = apt.kernel_packages(series.major)
+                    with cache.made_whole(target) as folder:
+                        _unpack(apt.download(packages), folder)
+            except cache.NoLab as error:
+                reasons.append(f"{suite}: {error}")
+            else:
+                return
+    raise cache.NoLab(
+        f"no kernel {series.name} to be had from the apt archives of this machine: {'; '.join(reasons)}"
+    )
+
+
+def _unpack(packages: list[Path], folder: Path) -> None:
+    root = folder / "root"
+    for package in packages:
+        _run(cache.tool("dpkg-deb", "dpkg"), "-x", str(package), str(root))
+    if not (root / "lib").exists():
+        (root / "lib").symlink_to("usr/lib")
+    (release,) = (path.name for path in (root / "lib/modules").iterdir())
+    inside = root / "lib/modules" / release / "vmlinuz"
+    if inside.exists():
+        (root / "boot").mkdir(exist_ok=True)
+        inside.rename(root / "boot" / f"vmlinuz-{release}")
+    _run(cache.tool("depmod", "kmod"), "-b", str(root), release)
+    names = [package.name for package in packages]
+    (folder / "kernel.json").write_text(json.dumps({"release": release, "packages": names}, indent=2))
+
+
+class Apt:
+    """apt, pointed at one suite of one archive, with all of its state in ``scratch``."""
+
+    def __init__(self, scratch: Path, archive: Archive, suite: str) -> None:
+        self.scratch = scratch
+        for folder in ("lists/partial", "cache/archives/partial", "packages"):
+            (scratch / folder).mkdir(parents=True)
+        sources = scratch / "lab.sources"
+        sources.write_text(archive.stanza(suite))
+        self.options = [
+            f"-oDir::Etc::SourceList={sources}",
+            "-oDir::Etc::SourceParts=/dev/null",
+            f"-oDir::State::Lists={scratch / 'lists'}",
+            "-oDir::State::status=/dev/null",
+            f"-oDir::Cache={scratch / 'cache'}",
+            "-oAPT::Architecture=amd64",
+            "-oAPT::Architectures=amd64",
+            "-oAPT::Sandbox::User=",
+            "-oAcquire::Languages=none",
+            "-oAcquire::Retries=2",
+            "-oAPT::Update::Error-Mode=any",
+        ]
+        _run("apt-get", "-q", *self.options, "update")
+
+    def kernel_packages(self, major: int) -> list[str]:
+        """``name=version`` of the packages with the current kernel's files, as apt's own Depends tell."""
+        found: dict[str, str] = {}
+        waiting = ["linux-image-amd64"]
+        while waiting:
+            fields = self._show(waiting.pop())
+            for name, version in re.findall(r"(linux-\S+) \(= ([^)]+)\)", fields.get("Depends", "")):
+                if KERNEL_PACKAGE.fullmatch(name) and name not in found:
+                    found[name] = version
+                    waiting.append(name)
+        release = next((name.split("-", 2)[2] for name in found), "none")
+        if not release.startswith(f"{major}."):
+            raise cache.NoLab(f"its kernel is {release}")
+        return [f"{name}={version}" for name, version in found.items()]
+
+    def download(self, packages: list[str]) -> list[Path]:
+        _run("apt-get", "-q", *self.options, "download", *packages, cwd=self.scratch / "packages")
+        return sorted((self.scratch / "packages").glob("*.deb"))
+
+    def _show(self, package: str) -> dict[str, str]:
+        text = _run("apt-cache", *self.options, "show", "--no-all-versions", package)
+        return dict(re.findall(r"^([A-Za-z-]+): (.*)$", text, re.MULTILINE))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Archive:
+    """A Debian archive that the machine itself uses, and the key that it is trusted by."""
+
+    uri: str
+    signed_by: str | None
+
+    def stanza(self, suite: str) -> str:
+        lines = ["Types: deb", f"URIs: {self.uri}", f"Suites: {suite}", "Components: main"]
+        if self.signed_by:
+            lines.append(f"Signed-By: {self.signed_by}")
+        return "\n".join([*lines, ""])
+
+
+def archives() -> list[Archive]:
+    """The archives that the machine takes its own release's main component from; raises `cache.NoLab`."""
+    text = Path("/etc/os-release").read_text()
+    release = re.search(r"^VERSION_CODENAME=\"?(\w+)", text, re.MULTILINE)
+    files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
+    found: dict[str, Archive] = {}
+    for file in files:
+        entries = (
+            _deb822(file) if file.suffix == ".sources" else _one_line(file) if file.suffix == ".list" else []
+        )
+        for uris, suites, components, signed_by in entries:
+            if "main" in components and release and release[1] in suites:
+                found.update((uri, Archive(uri, signed_by)) for uri in uris)
+    if not found:
+        raise cache.NoLab("the apt sources of this machine name no Debian archive to take kernels from")
+    return list(found.values())
+
+
+Entry = tuple[list[str], list[str], list[str], str | None]
+
+
+def _deb822(file: Path) -> list[Entry]:
+    """The entries of a ``.sources`` file; see sources.list(5)."""
+    entries: list[Entry] = []
+    text = "\n".join(line for line in file.read_text().splitlines() if not line.startswith("#"))
+    for stanza in re.split(r"\n\s*\n", text):
+        fields = {
+            name.lower(): value.strip()  # kept as it is: a Signed-By may be a whole key in many lines
+            for name, value in re.findall(r"^([A-Za-z-]+):((?:.*)(?:\n[ \t].*)*)", stanza, re.MULTILINE)
+        }
+        if "deb" in fields.get("types", "").split() and fields.get("enabled", "yes") != "no":
+            lists = (fields.get(name, "").split() for name in ("uris", "suites", "components"))
+            uris, suites, components = lists
+            entries.append((uris, suites, components, fields.get("signed-by")))
+    return entries
+
+
+def _one_line(file: Path) -> list[Entry]:
+    """The entries of a ``.list`` file; see sources.list(5)."""
+    if not file.exists():
+        return []
+    entries: list[Entry] = []
+    for options, uri, suite, components in re.findall(
+        r"^deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)\s+(.*)$", file.read_text(), re.MULTILINE
+    ):
+        signed_by = re.search(r"signed-by=(\S+)", options)
+        entries.append(([uri], [suite], components.split(), signed_by[1] if signed_by else None))
+    return entries
+
+
+def _run(*command: str, cwd: Path | None = None) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C.UTF-8"}
+    )
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise cache.NoLab(f"{command[0]} failed: {said[-1] if said else done.returncode}")
+    return done.stdout
