@@ -174,3 +174,11 @@ def test_unreadable_memory_leaves_what_follows_in_its_place(
     expected = b"".join(bytes(4096) if number == 3 else page for number, page in pages.items())
     assert path.read_bytes()[-len(expected) :] == expected
     assert "4096 bytes in 1 place cannot be read" in image.defects[0]
+
+
+def test_a_core_in_the_wrong_byte_order_is_not_written(
+    opened: Callable[[bytes], Image], tmp_path: Path
+) -> None:
+    image = opened(build.elf([build.Load(0x1000, b"A" * 4096)], machine=22))
+    with pytest.raises(UsageError, match="s390x is not written"), Output(tmp_path / "core") as out:
+        write_elf(image, out, None)

@@ -41,7 +41,7 @@ FRAME_LIMIT = 65536
 SMALLEST_MEAN, MOST_ODD = 4096, 256
 """AVML fills its frames; a block of nothing but tiny ones is there to use up time and memory."""
 
-CACHED_FRAMES = 256
+CACHED_FRAMES = 1024
 CACHED_INDEXES = 1024
 
 

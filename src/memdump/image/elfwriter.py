@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from memdump.errors import UsageError
 from memdump.image.copying import copy_memory, unwatched
 from memdump.image.elf import (
     ARCHITECTURES,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from memdump.machine.output import Output
 
 PAGE = 4096
+BIG_ENDIAN = ("s390x",)
 EXECUTABLE, WRITABLE, READABLE = 1, 2, 4
 
 HEADER = struct.Struct("<" + LAYOUTS[CLASS64].header)
@@ -45,6 +47,8 @@ def write_elf(
     the virtual address at which the kernel maps physical 0; where it is known, the segments say it, so that
     gdb sees the kernel's data without following page tables.
     """
+    if image.architecture in BIG_ENDIAN:
+        raise UsageError(f"{out.path}: an ELF core of {image.architecture} is not written; use --to lime")
     note = _note(b"VMCOREINFO", vmcoreinfo) if vmcoreinfo else b""
     count = len(image.ranges) + 1
     extended = count >= PN_XNUM

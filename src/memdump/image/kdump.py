@@ -32,7 +32,7 @@ INCOMPLETE = 8
 SPLIT_SINCE, VMCOREINFO_SINCE, NOTE_SINCE, WIDE_SINCE = 2, 3, 4, 6
 """Header versions that brought fields of the sub header."""
 PAGE_SIZES = (4096, 8192, 16384, 32768, 65536)
-CACHE = 16 << 20
+CACHE = 32 << 20
 ADDRESS_SPACE = 1 << 64
 
 
@@ -169,7 +169,7 @@ class KdumpImage(Image):
         run = self._runs[index]
         number, skip = divmod(offset, block)
         # A long read goes through memory once; to keep its pages would push out those that are read again.
-        load = self._page if size <= CACHE // 16 else self._load
+        load = self._page if size <= CACHE // 32 else self._load
         parts = []
         while size > 0:
             page = load(run.descriptor + number)
