@@ -36,7 +36,7 @@ class SocketRow:
     process: Annotated[str | None, "Name of that process"]
     fd: Annotated[int | None, "Its descriptor there", DETAIL]
     family: Annotated[str, "AF_INET, AF_INET6, AF_UNIX, AF_NETLINK, AF_PACKET ..."]
-    type: Annotated[str | None, "stream, dgram, raw, seqpacket ..."]
+    type: Annotated[str | None, "stream, dgram, raw, seqpacket ...", DETAIL]
     protocol: Annotated[
         str | None, "tcp, udp, icmp ...; netlink and packet sockets have other ones: route, arp ..."
     ]
