@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -77,13 +78,17 @@ class Made:
 
 
 def get(recipe: Recipe) -> Made:
-    """The guest from the cache, else booted now; raises `cache.NoLab` where that cannot be."""
+    """The guest from the cache, else booted now; raises `cache.NoLab` where that cannot be.
+
+    With ``MEMDUMP_LAB_KEEP=1`` a guest in the cache is good whatever has changed since it was made.
+    """
     kernel = kernels.get(recipe.kernel)
     target = cache.folder() / "guests" / recipe.name
     with cache.locked(target):
         key = _key(recipe, kernel)
         stamp = target / "made-from"
-        if not stamp.exists() or stamp.read_text() != key:
+        keep = os.environ.get("MEMDUMP_LAB_KEEP") == "1"
+        if not stamp.exists() or (stamp.read_text() != key and not keep):
             with cache.made_whole(target) as folder:
                 make(recipe, kernel, folder)
                 (folder / "made-from").write_text(key)
