@@ -54,7 +54,7 @@ class Writer:
 
     def _describe(self, number: int, state: int, begin: int, end: int, length: int) -> None:
         self.descriptors[number % COUNT] = Descriptor(state << STATE_SHIFT | number, begin, end)
-        self.infos[number % COUNT] = Info(self.written, self.written * 10, length, 0, self.written, 6)
+        self.infos[number % COUNT] = Info(self.written, self.written * 10, length, 0, self.written, 6 << 5)
         self.written += 1
 
     def ring(self) -> Ring:
@@ -116,7 +116,7 @@ def test_text_that_was_overwritten_is_told_as_gone() -> None:
 
 words = st.integers(0, (1 << 64) - 1)
 descriptors = st.builds(Descriptor, words, words, words)
-infos = st.builds(Info, words, words, st.integers(0, 65535), st.integers(0, 255), words, st.integers(0, 7))
+infos = st.builds(Info, words, words, st.integers(0, 65535), st.integers(0, 255), words, st.integers(0, 255))
 
 
 @given(

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from memdump.dump import Dump
     from tests.lab.guests import Made
 
+LINKED_AT = 0xFFFFFFFF81000000
+"""Documentation/arch/x86/x86_64/mm.rst: where the kernel's text is mapped without KASLR."""
 TAINTS = "PFSRMBUDAWCIOELKXTN"
 """Documentation/admin-guide/tainted-kernels.rst, from bit 0 on."""
 
@@ -57,9 +59,9 @@ def test_cpus_and_memory_are_those_of_proc(guest: Made, dump: Dump) -> None:
 @pytest.mark.lab
 def test_paging_and_kaslr_are_what_the_kernel_says(guest: Made, dump: Dump) -> None:
     row, machine = row_of(dump), guest.truth["machine"]
-    (offset,) = re.findall(r"^KERNELOFFSET=([0-9a-f]+)$", machine["vmcoreinfo"], re.MULTILINE)
+    (text,) = re.findall(r"^([0-9a-f]+) T _text$", (guest.folder / "kallsyms").read_text(), re.MULTILINE)
     assert row.paging_levels == machine["paging_levels"]
-    assert row.kaslr_offset == int(offset, 16)
+    assert row.kaslr_offset == int(text, 16) - LINKED_AT
 
 
 @pytest.mark.lab

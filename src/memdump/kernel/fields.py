@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import drgn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 UNSIGNED = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -25,18 +25,27 @@ class Fields:
     """
 
     def __init__(self, type_: drgn.Type, *designators: str) -> None:
-        self.size = drgn.sizeof(type_)
         places = []
-        for number, designator in enumerate(designators):
+        for designator in designators:
             offset, member = _member(type_, designator)
             letter = UNSIGNED[drgn.sizeof(member)]
-            places.append((offset, letter.lower() if _is_signed(member) else letter, number))
-        places.sort()
-        self.order = [number for _, _, number in places]
-        self.start = places[0][0]
+            places.append((offset, letter.lower() if _is_signed(member) else letter))
+        self._lay_out(drgn.sizeof(type_), places)
+
+    @classmethod
+    def at(cls, size: int, *places: tuple[int, str]) -> Fields:
+        """Members of a structure of ``size`` bytes, by offset and format character."""
+        made = cls.__new__(cls)
+        made._lay_out(size, places)
+        return made
+
+    def _lay_out(self, size: int, places: Sequence[tuple[int, str]]) -> None:
+        self.size = size
+        self.order = sorted(range(len(places)), key=places.__getitem__)
+        self.start = places[self.order[0]][0]
         """Offset of the first of them."""
         layout, end = "<", self.start
-        for offset, letter, _ in places:
+        for offset, letter in sorted(places):
             layout += f"{offset - end}x{letter}"
             end = offset + struct.calcsize(letter)
         self._layout = struct.Struct(layout)

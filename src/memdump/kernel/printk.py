@@ -7,17 +7,18 @@ with it, has time and level; the text ring has a block per record, which begins 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from drgn import sizeof
+from drgn import offsetof, sizeof
 
 from memdump.kernel.fields import Fields
 from memdump.kernel.partial import read_partial
+from memdump.kernel.vmcoreinfo import VmcoreInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from drgn import Object, Type
+    from drgn import Program
 
     from memdump.kernel.kernel import Kernel
 
@@ -29,8 +30,9 @@ LOST_TEXT, NO_TEXT = 1, 3
 """``FAILED_LPOS`` and ``NO_LPOS``: positions of a record whose text found no room, and of an empty line."""
 NUMBER_SIZE = 8
 CALLER_IS_CPU = 1 << 31
-DESCRIPTOR_MEMBERS = ("state_var.counter", "text_blk_lpos.begin", "text_blk_lpos.next")
-INFO_MEMBERS = ("seq", "ts_nsec", "text_len", "facility", "caller_id")
+MOST_BITS = 28
+LEVEL_SHIFT = 5
+"""The level is the upper bits of a byte, flags are the others."""
 
 
 class Record(NamedTuple):
@@ -61,7 +63,7 @@ class Info(NamedTuple):
     length: int
     facility: int
     caller: int
-    level: int
+    flags_and_level: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Ring:
         return Record(
             info.sequence,
             info.time,
-            info.level,
+            info.flags_and_level >> LEVEL_SHIFT,
             info.facility,
             None if info.caller & CALLER_IS_CPU else info.caller,
             text[: info.length],
@@ -116,6 +118,51 @@ class Ring:
         return block[NUMBER_SIZE:]
 
 
+class Layout(Protocol):
+    """How the structures of the log are laid out; raises `LookupError` where that is not known."""
+
+    def offset(self, structure: str, member: str) -> int:
+        """Where a member is, in bytes."""
+
+    def size(self, structure: str) -> int:
+        """How large a structure is, in bytes."""
+
+
+class LayoutByTypes:
+    """As the types of the kernel say."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    def offset(self, structure: str, member: str) -> int:
+        """See `Layout`."""
+        return int(offsetof(self._program.type(f"struct {structure}"), member))
+
+    def size(self, structure: str) -> int:
+        """See `Layout`."""
+        return int(sizeof(self._program.type(f"struct {structure}")))
+
+
+class LayoutByVmcoreInfo:
+    """As VMCOREINFO says, for where types are missing: see ``log_buf_vmcoreinfo_setup``."""
+
+    def __init__(self, text: bytes) -> None:
+        self._info = VmcoreInfo(text)
+
+    def offset(self, structure: str, member: str) -> int:
+        """See `Layout`."""
+        return self._known(self._info.offset(structure, member), f"{structure}.{member}")
+
+    def size(self, structure: str) -> int:
+        """See `Layout`."""
+        return self._known(self._info.size(structure), structure)
+
+    def _known(self, value: int | None, what: str) -> int:
+        if value is None:
+            raise LookupError(f"neither the types of the kernel nor VMCOREINFO tell of {what}")
+        return value
+
+
 def read_ring(kernel: Kernel, table: str) -> Ring:
     """Read the ring buffer whole; what is missing of it is noted for ``table``.
 
@@ -123,31 +170,62 @@ def read_ring(kernel: Kernel, table: str) -> Ring:
     cannot be read.
     """
     program = kernel.program
-    buffer = program["prb"].read_()
-    ring, text = buffer.desc_ring.read_(), buffer.text_data_ring.read_()
-    count, size = 1 << ring.count_bits.value_(), 1 << text.size_bits.value_()
+    layout: Layout = LayoutByTypes(program) if kernel.btf else LayoutByVmcoreInfo(kernel.vmcoreinfo)
+    pointer = kernel.symbols.address_of("prb")
+    if pointer is None:
+        raise LookupError("prb is not among the symbols: a kernel before 5.10, or torn symbols")
+    count_bits, descriptors, infos, head, tail, text_bits, text = _buffer(layout).read(
+        program, program.read_u64(pointer)
+    )
+    if count_bits > MOST_BITS or text_bits > MOST_BITS:
+        raise ValueError(f"a log of 2^{text_bits} bytes with 2^{count_bits} records is absurd")
 
-    def read(place: str, address: Object, size: int) -> bytes:
-        return read_partial(kernel, address.value_(), size, table, place)
+    def array(place: str, address: int, fields: Fields) -> Iterator[tuple[int, ...]]:
+        return fields.array(read_partial(kernel, address, fields.size << count_bits, table, place))
 
-    descriptor_fields = Fields(program.type("struct prb_desc"), *DESCRIPTOR_MEMBERS)
-    descriptors = read("descriptors of the log", ring.descs, count * descriptor_fields.size)
-    infos = read("times of the log", ring.infos, count * sizeof(program.type("struct printk_info")))
     return Ring(
-        tail=ring.tail_id.counter.value_() & NUMBER_MASK,
-        head=ring.head_id.counter.value_() & NUMBER_MASK,
-        descriptors=[Descriptor(*values) for values in descriptor_fields.array(descriptors)],
-        infos=list(_infos(program.type("struct printk_info"), infos)),
-        text=read("text of the log", text.data, size),
+        tail & NUMBER_MASK,
+        head & NUMBER_MASK,
+        [Descriptor(*values) for values in array("descriptors of the log", descriptors, _descriptor(layout))],
+        [Info(*values) for values in array("times of the log", infos, _info(layout))],
+        read_partial(kernel, text, 1 << text_bits, table, "text of the log"),
     )
 
 
-def _infos(type_: Type, data: bytes) -> Iterator[Info]:
-    fields = Fields(type_, *INFO_MEMBERS)
-    # Three bits of a byte that it shares with flags.
-    level = next(member.bit_offset for member in type_.members or () if member.name == "level")
-    bytes_with_level = data[level // 8 :: fields.size]
-    for (sequence, time, length, facility, caller), byte in zip(
-        fields.array(data), bytes_with_level, strict=True
-    ):
-        yield Info(sequence, time, length, facility, caller, byte >> level % 8 & 7)
+def _buffer(layout: Layout) -> Fields:
+    """Of ``struct printk_ringbuffer``."""
+    ring, text = (layout.offset("printk_ringbuffer", name) for name in ("desc_ring", "text_data_ring"))
+    return Fields.at(
+        layout.size("printk_ringbuffer"),
+        (ring + layout.offset("prb_desc_ring", "count_bits"), "I"),
+        (ring + layout.offset("prb_desc_ring", "descs"), "Q"),
+        (ring + layout.offset("prb_desc_ring", "infos"), "Q"),
+        (ring + layout.offset("prb_desc_ring", "head_id"), "Q"),
+        (ring + layout.offset("prb_desc_ring", "tail_id"), "Q"),
+        (text + layout.offset("prb_data_ring", "size_bits"), "I"),
+        (text + layout.offset("prb_data_ring", "data"), "Q"),
+    )
+
+
+def _descriptor(layout: Layout) -> Fields:
+    position = layout.offset("prb_desc", "text_blk_lpos")
+    return Fields.at(
+        layout.size("prb_desc"),
+        (layout.offset("prb_desc", "state_var"), "Q"),
+        (position + layout.offset("prb_data_blk_lpos", "begin"), "Q"),
+        (position + layout.offset("prb_data_blk_lpos", "next"), "Q"),
+    )
+
+
+def _info(layout: Layout) -> Fields:
+    # VMCOREINFO does not tell of facility and level: they are two bytes between the length and the caller.
+    length = layout.offset("printk_info", "text_len")
+    return Fields.at(
+        layout.size("printk_info"),
+        (layout.offset("printk_info", "seq"), "Q"),
+        (layout.offset("printk_info", "ts_nsec"), "Q"),
+        (length, "H"),
+        (length + 2, "B"),
+        (layout.offset("printk_info", "caller_id"), "I"),
+        (length + 3, "B"),
+    )

@@ -44,6 +44,14 @@ class VmcoreInfo:
         """The virtual address ``SYMBOL(name)``."""
         return self._integer(f"SYMBOL({name})", 16)
 
+    def offset(self, structure: str, member: str) -> int | None:
+        """The value of ``OFFSET(structure.member)``, in bytes."""
+        return self._integer(f"OFFSET({structure}.{member})", 10)
+
+    def size(self, structure: str) -> int | None:
+        """The value of ``SIZE(structure)``, in bytes."""
+        return self._integer(f"SIZE({structure})", 10)
+
     def _integer(self, key: str, base: int) -> int | None:
         try:
             return int(self._values[key], base)
