@@ -46,6 +46,8 @@ def script(name: str) -> str:
 def run(command: Sequence[str | Path], cache: Path | None = None) -> Taken:
     """Run a command to its end; ``cache`` stands in for the user's cache folder."""
     environment = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {})}
+    # What is installed runs from compiled code; from a work tree it would be compiled at every start.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     assert process.stdout
