@@ -5,10 +5,11 @@ so overwrite all that is free, remains of the past included, and push out the fi
 while they are being acquired.
 """
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Optional, Protocol, Union
+from typing import Protocol, Union
 
-EVERY = 16 << 20
+from memdump.machine.beside import Beside
+
+EVERY = 8 << 20
 """Bytes after which the written part is put on the disk and forgotten."""
 
 
@@ -28,8 +29,7 @@ class Gentle:
     def __init__(self, file: Settling) -> None:
         self._file = file
         self._since = 0
-        self._settling: Optional[Future[None]] = None
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="settle")
+        self._settling = Beside("settle")
 
     def write(self, data: Union[bytes, memoryview], /) -> None:
         """Write all of ``data``; raises what the file raises, now or since the last time."""
@@ -37,17 +37,9 @@ class Gentle:
         self._since += len(data)
         if self._since >= EVERY:
             self._since = 0
-            self._wait()
-            self._settling = self._beside.submit(self._file.settle)
+            self._settling.wait()
+            self._settling.start(self._file.settle)
 
     def close(self) -> None:
         """Wait until the file has settled, and end the thread; raises what the file raises."""
-        try:
-            self._wait()
-        finally:
-            self._beside.shutdown()
-
-    def _wait(self) -> None:
-        if self._settling:
-            settling, self._settling = self._settling, None
-            settling.result()
+        self._settling.close()

@@ -7,9 +7,9 @@ import hashlib
 import queue
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Generator, List, NamedTuple, Optional, Protocol, Sequence, Union
 
+from memdump.machine.beside import Beside
 from memdump.machine.source import Range, Source
 
 BLOCK = 2 << 20
@@ -121,26 +121,26 @@ class Digest:
         self.hashing_seconds = 0.0
         self._stream = stream
         self._hash = hashlib.sha256()
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        self._hashing = Beside("hash")
 
     def write(self, data: Union[bytes, memoryview], /) -> None:
         """Take all of ``data``; raises what the stream behind raises."""
         before = self._hash.copy()
-        hashing = self._beside.submit(self._update, data)
+        self._hashing.start(lambda: self._update(data))
         start = time.monotonic()
         try:
             self._stream.write(data)
         except BaseException:
-            hashing.result()
+            self._hashing.wait()
             self._hash = before
             raise
         self.writing_seconds += time.monotonic() - start
-        hashing.result()
+        self._hashing.wait()
         self.size += len(data)
 
     def close(self) -> str:
         """End the thread and give the digest, in hex, of the first ``size`` bytes."""
-        self._beside.shutdown()
+        self._hashing.close()
         return self._hash.hexdigest()
 
     def _update(self, data: Union[bytes, memoryview]) -> None:
