@@ -10,8 +10,9 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from bench import opening, scan, start
 from tests.lab import cache, guests
+
+from bench import opening, scan, start
 
 if TYPE_CHECKING:
     from tests.lab.guests import Made
