@@ -7,8 +7,10 @@ import struct
 import subprocess
 from typing import TYPE_CHECKING
 
+import cramjam
 import pytest
 
+from memdump.errors import NotADump
 from memdump.image import open_image
 from memdump.image.base import MissingMemory
 from memdump.machine.source import Range
@@ -124,3 +126,19 @@ def test_what_is_behind_the_last_block_is_said(opened: Callable[[bytes], Image])
     image = opened(build.avml([(0, SOME)]) + b"something else")
     assert image.read(0, len(SOME)) == SOME
     assert "no AVML block at offset" in image.defects[0]
+
+
+def test_frames_that_claim_more_than_they_can_hold_are_no_memory(opened: Callable[[bytes], Image]) -> None:
+    # Each says 64 KiB in a few bytes; their index alone would take more room than any memory in them.
+    frames = (b"\x00\x08\x00\x00" + bytes(4) + b"\x80\x80\x04" + bytes(1)) * 1000
+    header = struct.pack("<4sIQQQ", b"AVML", 2, 0, (1 << 30) - 1, 0)
+    with pytest.raises(NotADump, match="0 of 1073741824 bytes"):
+        opened(header + frames + struct.pack("<Q", len(frames)))
+
+
+def test_a_block_of_empty_frames_ends_soon(opened: Callable[[bytes], Image]) -> None:
+    padding = b"\xfe\x00\x00\x00" * 100_000
+    header = struct.pack("<4sIQQQ", b"AVML", 2, 0, 65535, 0)
+    frame = bytes(cramjam.snappy.compress(bytes(65536)))
+    with pytest.raises(NotADump, match="0 of 65536 bytes"):
+        opened(header + padding + frame)
