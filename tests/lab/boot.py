@@ -104,9 +104,10 @@ class Guest:
                 raise cache.NoLab(f"QEMU did not start; see {self.log}: {self._last_words()}")
             time.sleep(0.05)
 
-    def say(self, word: str) -> None:
-        """Send the guest a word."""
+    def ask(self, word: str, answer: str) -> str:
+        """Have the guest do something, and return what it says of it after the word ``answer``."""
         self._line.sendall(word.encode() + b"\n")
+        return self.hear(answer)
 
     def hear(self, expected: str) -> str:
         """Wait for a line that begins with ``expected`` and return what follows it."""

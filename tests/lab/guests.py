@@ -100,24 +100,17 @@ def make(recipe: Recipe, kernel: kernels.Kernel, folder: Path) -> None:
     began = time.monotonic()
     times = {}
     carried = folder / "carried.ext4"
-    _make_carried(folder, carried)
-    with boot.Guest(
-        kernel,
-        carried,
-        recipe.scenario,
-        folder / "console.log",
-        memory=recipe.memory,
-        four_level=recipe.four_level,
-    ) as guest:
-        guest.hear("recorded")
+    make_carried(carried)
+    with start(recipe, kernel, carried, folder / "console.log") as guest:
+        guest.hear("ready")
+        times["ready"] = time.monotonic() - began
+        guest.ask("record", "recorded")
         times["recorded"] = time.monotonic() - began
         guest.dump(folder / "memory.elf")
         times["dumped"] = time.monotonic() - began
-        guest.say("acquire")
-        status = guest.hear("acquired")
+        status = guest.ask("acquire", "acquired")
         times["acquired"] = time.monotonic() - began
-        guest.say("end")
-        guest.hear("ended")
+        guest.ask("end", "ended")
     disks.extract(carried, "/out", folder)
     carried.unlink()
     if status != "0":
@@ -126,18 +119,29 @@ def make(recipe: Recipe, kernel: kernels.Kernel, folder: Path) -> None:
         )
     for image in ("memory.elf", "memory.lime"):
         (folder / image).chmod(0o644)
-        subprocess.run(
-            [cache.tool("fallocate", "util-linux"), "--dig-holes", str(folder / image)], check=True
-        )
+        make_sparse(folder / image)
     times["made"] = time.monotonic() - began
     (folder / "times.json").write_text(
         json.dumps({name: round(seconds, 1) for name, seconds in times.items()})
     )
 
 
-def _make_carried(folder: Path, disk: Path) -> None:
+def make_sparse(path: Path) -> None:
+    """Give back the disk space of zero pages, where the file system can."""
+    command = [cache.tool("fallocate", "util-linux"), "--dig-holes", str(path)]
+    subprocess.run(command, capture_output=True, check=False)
+
+
+def start(recipe: Recipe, kernel: kernels.Kernel, carried: Path, log: Path) -> boot.Guest:
+    """Boot the guest of a recipe with the disk ``carried``."""
+    return boot.Guest(
+        kernel, carried, recipe.scenario, log, memory=recipe.memory, four_level=recipe.four_level
+    )
+
+
+def make_carried(disk: Path) -> None:
     """The disk that goes with the guest: the scenario and memdump on it, room for what comes back."""
-    tree = folder / "carried"
+    tree = disk.with_suffix(".tree")
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(HERE / "inside", tree / "tests" / "lab" / "inside", ignore=ignore)
     shutil.copytree(SOURCE, tree / "src" / "memdump", ignore=ignore)
