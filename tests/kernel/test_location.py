@@ -25,7 +25,9 @@ def text_address(guest: Made) -> int:
 
 def kernel_code(guest: Made) -> int:
     """The physical address of ``Kernel code`` in /proc/iomem."""
-    line = next(line for line in guest.truth["proc"]["iomem"].splitlines() if line.endswith(": Kernel code"))
+    line = next(
+        line for line in guest.truth["machine"]["iomem"].splitlines() if line.endswith(": Kernel code")
+    )
     return int(line.strip().split("-")[0], 16)
 
 
@@ -35,7 +37,7 @@ def test_the_kernel_is_where_iomem_and_kallsyms_say(guest: Made, dump: Dump) -> 
     assert location is not None
     assert location.virtual == text_address(guest)
     assert location.physical == kernel_code(guest)
-    assert location.levels == (4 if guest.truth["page_table_levels"] == 4 else 5)
+    assert location.levels == guest.truth["machine"]["paging_levels"]
 
 
 @pytest.mark.lab

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
 import pytest
+from drgn.helpers.linux.pid import for_each_task
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +12,10 @@ from memdump.kernel.paths import UNREADABLE, Path, Paths
 from memdump.kernel.problems import Problems
 
 from .forged import BASE, Forged
+
+if TYPE_CHECKING:
+    from memdump.dump import Dump
+    from tests.lab.guests import Made
 
 HLIST = {"d_sib": "struct hlist_node", "d_children": "struct hlist_head"}
 LIST = {"d_child": "struct list_head", "d_subdirs": "struct list_head"}
@@ -82,6 +88,23 @@ class Machine(Forged):
     def find(self, dentry: int, mount: int | None = None) -> Path:
         vfsmount = (self.whole if mount is None else mount) + self.offset("struct mount", "mnt")
         return Paths(self.program, self.problems).find(vfsmount, dentry)
+
+
+def test_folders_roots_and_programs_of_processes_are_as_proc_tells(guest: Made, dump: Dump) -> None:
+    told = {process["pid"]: process for process in guest.truth["processes"]}
+    paths = dump.kernel.paths
+    checked = 0
+    for task in for_each_task(dump.kernel.program):
+        process = told.get(task.pid.value_())
+        if process is None or process["cwd"] is None:
+            continue
+        found = {"cwd": paths.of(task.fs.pwd), "root": paths.of(task.fs.root)}
+        if task.mm:
+            found["exe"] = paths.of_mapped(task.mm.exe_file)
+        for what, path in found.items():
+            assert path.text + " (deleted)" * path.deleted == process[what], (process["pid"], what)
+            checked += 1
+    assert checked > 60
 
 
 def test_a_path_goes_up_to_the_root_over_every_mount() -> None:
@@ -169,6 +192,7 @@ def test_a_length_that_no_name_has_is_torn() -> None:
     dentry = machine.dentry(b"x" * 40, machine.root)
     machine.put("struct dentry", dentry, d_name__len=0xFFFF_FFFF)
     assert machine.find(dentry).text == UNREADABLE
+    assert "4294967295 bytes" in next(iter(machine.problems)).reason
 
 
 def test_folders_that_contain_each_other_come_to_an_end() -> None:

@@ -100,6 +100,17 @@ def test_page_tables_that_lead_to_themselves_come_to_an_end() -> None:
     assert memory.budget < 0
 
 
+def test_page_tables_that_lead_nowhere_in_many_ways_come_to_an_end() -> None:
+    physical = Physical(5)
+    tables = [physical.top, *(physical.allocate() for _ in range(4))]
+    for table, below in zip(tables, tables[1:], strict=False):
+        for index in range(512):
+            struct.pack_into("<Q", physical.memory, table + index * 8, below | PRESENT)
+    memory = physical.user_memory(budget=1000)
+    assert list(memory.pages(0, 1 << 56)) == []
+    assert memory.budget < 0
+
+
 def test_no_more_is_read_than_the_budget_allows() -> None:
     physical = Physical(4)
     physical.map(0x20_0000, b"huge", level=2)
