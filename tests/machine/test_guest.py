@@ -1,0 +1,133 @@
+"""What ``memdump acquire`` took inside real guests, beside what QEMU saw while they stood still."""
+
+from __future__ import annotations
+
+import mmap
+import re
+import struct
+import subprocess
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from memdump.machine import manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from memdump.machine.manifest import Manifest
+    from tests.lab.guests import Made
+
+PAGE = 4096
+UNCHANGED = 0.85
+"""The least share of pages that are the same: memdump, its interpreter and the image's own page cache change
+some, and in a guest as small as these they weigh much (93 % were measured with 768 MiB)."""
+
+
+class Memory(NamedTuple):
+    """A mapped file and its parts: physical address, place in the file, size."""
+
+    data: mmap.mmap
+    parts: list[tuple[int, int, int]]
+
+    def at(self, address: int, size: int) -> bytes:
+        for start, offset, length in self.parts:
+            if start <= address and address + size <= start + length:
+                return self.data[offset + address - start :][:size]
+        raise LookupError(hex(address))
+
+
+def mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+@pytest.fixture(scope="module")
+def taken(guest: Made) -> Memory:
+    """The LiME file, read by the words of LiME's documentation."""
+    data = mapped(guest.lime_image)
+    parts = []
+    place = 0
+    while place < len(data):
+        magic, version, first, last = struct.unpack_from("<IIQQ8x", data, place)
+        assert (magic, version) == (0x4C694D45, 1)
+        parts.append((first, place + 32, last - first + 1))
+        place += 32 + last - first + 1
+    return Memory(data, parts)
+
+
+@pytest.fixture(scope="module")
+def seen(guest: Made) -> Memory:
+    """QEMU's ELF core."""
+    data = mapped(guest.qmp_image)
+    return Memory(
+        data, [(physical, offset, size) for kind, offset, physical, size in programs(data) if kind == 1]
+    )
+
+
+def programs(data: mmap.mmap) -> Iterator[tuple[int, int, int, int]]:
+    (table,), (count,) = struct.unpack_from("<Q", data, 32), struct.unpack_from("<H", data, 56)
+    for index in range(count):
+        kind, _, offset, _, physical, size, _, _ = struct.unpack_from("<IIQQQQQQ", data, table + 56 * index)
+        yield kind, offset, physical, size
+
+
+@pytest.fixture(scope="module")
+def record(guest: Made) -> Manifest:
+    return manifest.load(f"{guest.lime_image}.json")
+
+
+def resources(guest: Made, name: str) -> list[tuple[int, int]]:
+    """First and last address of the resources of this name in the guest's ``/proc/iomem``."""
+    found = re.findall(rf"^ *(\w+)-(\w+) : {name}$", guest.truth["machine"]["iomem"], re.MULTILINE)
+    return [(int(first, 16), int(last, 16)) for first, last in found]
+
+
+def test_the_ranges_are_the_system_ram_of_iomem(guest: Made, taken: Memory, record: Manifest) -> None:
+    whole_pages = [
+        (-(-first // PAGE) * PAGE, (last + 1) // PAGE * PAGE)
+        for first, last in resources(guest, "System RAM")
+    ]
+    assert [(start, start + size) for start, _, size in taken.parts] == whole_pages
+    assert [(found.start, found.end) for found in record.ranges] == whole_pages
+    assert record.unreadable == []
+    assert record.complete
+
+
+def test_the_read_only_part_of_the_kernel_is_the_same_byte_for_byte(
+    guest: Made, taken: Memory, seen: Memory
+) -> None:
+    ((first, last),) = resources(guest, "Kernel rodata")
+    size = last + 1 - first
+    assert size > 1 << 20
+    assert taken.at(first, size) == seen.at(first, size)
+
+
+def test_most_pages_are_what_qemu_saw(guest: Made, taken: Memory, seen: Memory) -> None:
+    same = total = 0
+    for start, _, size in taken.parts:
+        ours, theirs = taken.at(start, size), seen.at(start, size)
+        total += size // PAGE
+        same += sum(ours[at : at + PAGE] == theirs[at : at + PAGE] for at in range(0, size, PAGE))
+    print(f"{guest.name}: {same / total:.2%} of {total} pages are the same")
+    assert same / total >= UNCHANGED
+
+
+def test_the_manifest_describes_image_and_guest(guest: Made, record: Manifest) -> None:
+    digest = subprocess.run(["sha256sum", guest.lime_image], check=True, capture_output=True, text=True)
+    assert record.sha256 == digest.stdout.split()[0]
+    assert record.size == guest.lime_image.stat().st_size
+    assert record.file == guest.lime_image.name
+    _, hostname, release, version, machine = guest.truth["machine"]["uname"]
+    host = record.host
+    assert (host.hostname, host.kernel_release) == (hostname, release)
+    assert (host.kernel_version, host.machine) == (version, machine)
+
+
+def test_vmcoreinfo_is_what_the_kernel_told_qemu(guest: Made, record: Manifest) -> None:
+    data = mapped(guest.qmp_image)
+    ((offset, size),) = [(offset, size) for kind, offset, _, size in programs(data) if kind == 4]
+    assert record.vmcoreinfo
+    assert b"VMCOREINFO\0" in data[offset : offset + size]
+    assert record.vmcoreinfo.encode() in data[offset : offset + size]
