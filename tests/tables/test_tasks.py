@@ -118,3 +118,14 @@ def test_user_memory_is_read_up_to_the_first_page_that_is_missing(
     found = tasks.read_user(kernel, None, 5000, 9000, "table", "somewhere")
     assert found == whole[5000 : min(14000, missing * PAGE)]
     assert [problem.place for problem in kernel.problems] == ["somewhere"] * (missing < 9)
+
+
+def test_a_process_whose_first_thread_has_exited_keeps_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    exited, alive = (SimpleNamespace(mm=mm, flags=word(0)) for mm in (None, "memory"))
+    threads = [
+        tasks.Task(address, pid, 7, "name", struct, struct)
+        for address, pid, struct in ((1, 7, exited), (2, 8, exited), (3, 9, alive))
+    ]
+    monkeypatch.setattr(tasks, "all_tasks", lambda *_: iter(threads))
+    (process,) = tasks.processes(kernel_of(b""), "table")
+    assert (process.address, process.struct, process.mm) == (1, exited, "memory")

@@ -78,7 +78,7 @@ def descriptors(kernel: Kernel, task: tasks.Task, table: str) -> list[tuple[int,
 
 def _descriptors(program: drgn.Program, task: tasks.Task) -> list[tuple[int, int]]:
     """``files_struct.fdt`` of ``include/linux/fdtable.h``."""
-    files = task.struct.files
+    files = task.alive.files
     if not files:
         return []
     fdt = files.fdt

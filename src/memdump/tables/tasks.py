@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,8 @@ class Task:
     """As ``/proc`` shows it: for a kernel thread also what its 15 bytes of ``comm`` cut off."""
     struct: Any
     """The ``struct task_struct``, read as a whole where that was possible."""
+    alive: Any
+    """The same, but of another thread of the process if this one has exited: it has the memory and files."""
 
     @property
     def is_kernel_thread(self) -> bool:
@@ -52,7 +54,7 @@ class Task:
     @property
     def mm(self) -> Any | None:
         """Its ``struct mm_struct *``; None for kernel threads and for what has exited."""
-        return None if self.is_kernel_thread or not self.struct.mm else self.struct.mm
+        return None if self.is_kernel_thread or not self.alive.mm else self.alive.mm
 
 
 def all_tasks(kernel: Kernel, table: str) -> Iterator[Task]:
@@ -68,10 +70,14 @@ def all_tasks(kernel: Kernel, table: str) -> Iterator[Task]:
 def processes(kernel: Kernel, table: str) -> Iterator[Task]:
     """Yield the leading thread of every process, by pid; another of its threads where that one is not there.
 
-    One pid can occur twice in a smeared memory: then both are yielded.
+    One pid can occur twice in a smeared memory: then both are yielded.  A first thread may have exited before
+    the others, after which ``/proc`` shows neither memory nor files of the process; here it does have them.
     """
     for group, tasks in groupby(all_tasks(kernel, table), key=lambda task: task.group):
         first, *others = tasks
+        if others and not first.struct.mm:
+            alive = next((task.struct for task in others if task.struct.mm), first.struct)
+            first = replace(first, alive=alive)
         yield first
         yield from (task for task in others if task.pid == group)
 
@@ -134,7 +140,7 @@ class _Reader:
         pid, group = struct.pid.value_(), struct.tgid.value_()
         if not (0 < pid <= LARGEST_PID and 0 < group <= LARGEST_PID):
             raise ValueError(f"torn or not a task: its pid is {pid}, its thread group {group}")
-        return Task(address, pid, group, self._name(struct), struct)
+        return Task(address, pid, group, self._name(struct), struct, struct)
 
     def _name(self, struct: Any) -> str:
         if self._names and struct.flags.value_() & PF_KTHREAD:
