@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 from types import SimpleNamespace
@@ -103,7 +104,7 @@ def test_page_tables_that_lead_to_themselves_come_to_an_end() -> None:
 def test_page_tables_that_lead_nowhere_in_many_ways_come_to_an_end() -> None:
     physical = Physical(5)
     tables = [physical.top, *(physical.allocate() for _ in range(4))]
-    for table, below in zip(tables, tables[1:], strict=False):
+    for table, below in itertools.pairwise(tables):
         for index in range(512):
             struct.pack_into("<Q", physical.memory, table + index * 8, below | PRESENT)
     memory = physical.user_memory(budget=1000)

@@ -84,6 +84,19 @@ def test_a_list_without_an_end_is_none() -> None:
     assert heap.found() == []
 
 
+def test_an_entry_among_other_things_is_no_history() -> None:
+    heap = Heap()
+    heap.words(heap.entry(b"by accident", 1), 5, 6, 0)
+    assert heap.found() == []
+
+
+def test_no_line_comes_twice_from_one_entry() -> None:
+    heap = Heap()
+    entry = heap.entry(b"once", 1)
+    heap.words(entry, entry, entry, 0)
+    assert heap.found() == [(1, b"once")]
+
+
 def test_a_history_over_two_mappings_is_found() -> None:
     heap = Heap()
     entries = [heap.entry(b"one", 1), heap.entry(b"two", 2)]
