@@ -29,6 +29,8 @@ class Resident:
         self._directory = directory
         self._huge_zero_page = huge_zero_page
         self._tables: dict[int, tuple[int, memoryview]] = {}
+        self._lowest: dict[int, memoryview] = {}
+        """The tables of the lowest level, by the number of the 2 MiB that each maps."""
         self.error: Exception | None = None
         """Why the last count is too small; None where it is not."""
 
@@ -41,6 +43,10 @@ class Resident:
         if not 0 <= start < end <= 1 << ADDRESS_BITS[self._levels]:
             raise ValueError(f"torn: no address space has {start:#x}-{end:#x}")
         self.error = None
+        entries = self._lowest.get(start // HUGE_PAGE)
+        if entries is not None and (end - 1) // HUGE_PAGE == start // HUGE_PAGE:  # as most mappings
+            first = start % HUGE_PAGE >> PAGE_SHIFT
+            return _pages(entries[first : first + (end - start >> PAGE_SHIFT)].tolist())
         return self._count(self._directory, self._levels, 0, start, end)
 
     def _count(self, table: int, level: int, base: int, start: int, end: int) -> int:
@@ -48,13 +54,14 @@ class Resident:
         shift = PAGE_SHIFT + TABLE_SHIFT * (level - 1)
         first, last = start - base >> shift, end - 1 - base >> shift
         try:
-            entries = self._entries(table, base)[first : last + 1].tolist()
+            whole = self._entries(table, base)
         except SMEAR as error:
             self.error = error
             return 0
+        entries = whole[first : last + 1].tolist()
         if level == 1:
-            pages = sum(1 for entry in entries if entry & (PRESENT | PROTNONE) and not entry & SPECIAL)
-            return pages << PAGE_SHIFT
+            self._lowest[base // HUGE_PAGE] = whole
+            return _pages(entries)
         found = 0
         address = start >> shift << shift
         for entry in entries:
@@ -79,3 +86,9 @@ class Resident:
         if known[0] != base:
             raise ValueError(f"torn: the page table {table:#x} maps two places")
         return known[1]
+
+
+def _pages(entries: list[int]) -> int:
+    """The bytes that entries of the lowest level map to memory."""
+    mapped = [entry for entry in entries if entry & (PRESENT | PROTNONE) and not entry & SPECIAL]
+    return len(mapped) << PAGE_SHIFT
