@@ -158,11 +158,11 @@ class Archive:
         return "\n".join([*lines, ""])
 
 
-def archives() -> list[Archive]:
+def archives(etc: Path = Path("/etc")) -> list[Archive]:
     """The archives that the machine takes its own release's main component from; raises `cache.NoLab`."""
-    text = Path("/etc/os-release").read_text()
+    text = (etc / "os-release").read_text()
     release = re.search(r"^VERSION_CODENAME=\"?(\w+)", text, re.MULTILINE)
-    files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
+    files = [etc / "apt/sources.list", *sorted((etc / "apt/sources.list.d").glob("*"))]
     found: dict[str, Archive] = {}
     for file in files:
         entries = (

@@ -12,6 +12,8 @@ from tests.lab.inside import libc
 
 TMPFS = "/run/loot"
 EXT4 = "/mnt/data"
+STRICT = "/run/strict and\\odd"
+SEALED = "/run/sealed"
 EARLY = 1_000_000_000_123_456_789  # 2001, with nanoseconds
 LATE = 5_000_000_000_987_654_321  # 2128: past 32 bits
 
@@ -26,6 +28,16 @@ def mount_all() -> None:
         file.truncate(24 << 20)
     subprocess.run(["mkfs.ext4", "-q", "-L", "evidence", "-I", "256", backing], check=True)
     subprocess.run(["mount", "-o", "loop,noatime", backing, EXT4], check=True)
+    _mount_with_options()
+
+
+def _mount_with_options() -> None:
+    """Options of the file system and of the mount alone, and names that mountinfo must escape."""
+    for folder in (STRICT, SEALED):
+        os.makedirs(folder)
+    libc.mount("odd\tsource", STRICT, "tmpfs", 4 | 8 | 16 | 128 | 2048)  # nodev noexec sync dirsync nodiratime
+    libc.mount("sealed", SEALED, "tmpfs")
+    libc.mount("none", SEALED, "none", 1 | 2 | 32 | 1024 | 4096)  # remount bind: ro nosuid noatime
 
 
 def write_all() -> list[str]:

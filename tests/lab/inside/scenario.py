@@ -18,7 +18,7 @@ from typing import Any
 from tests.lab.inside import actors, files, libc, shell, sockets
 
 CONTAINER = "f0e1d2c3b4a5968778695a4b3c2d1e0ff0e1d2c3b4a5968778695a4b3c2d1e0f"
-MODULES = ("loop", "dummy", "veth", "tun", "nf_tables", "af_packet", "ipv6")
+MODULES = ("qemu_fw_cfg", "loop", "dummy", "veth", "8021q", "bridge", "tun", "nf_tables", "af_packet", "ipv6")
 LOG_MARKERS = (
     b"<6>memdump-lab: a plain line",
     b"<3>memdump-lab: an error",
@@ -52,6 +52,7 @@ def run() -> Truth:
     files.mount_all()
     left = files.write_all()
     sockets.configure_interfaces()
+    Path("/proc/sys/kernel/tainted").write_text("64")  # by whoever has a user who asked for it
     for line in LOG_MARKERS:
         _say_in_kernel_log(line)
     roles = [*_names(), *_memory(), *_files(), *_network(), *_confined(), *_states()]
