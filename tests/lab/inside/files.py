@@ -35,7 +35,9 @@ def _mount_with_options() -> None:
     """Options of the file system and of the mount alone, and names that mountinfo must escape."""
     for folder in (STRICT, SEALED):
         os.makedirs(folder)
-    libc.mount("odd\tsource", STRICT, "tmpfs", 4 | 8 | 16 | 128 | 2048)  # nodev noexec sync dirsync nodiratime
+    libc.mount(
+        "odd\tsource", STRICT, "tmpfs", 4 | 8 | 16 | 128 | 2048
+    )  # nodev noexec sync dirsync nodiratime
     libc.mount("sealed", SEALED, "tmpfs")
     libc.mount("none", SEALED, "none", 1 | 2 | 32 | 1024 | 4096)  # remount bind: ro nosuid noatime
 
