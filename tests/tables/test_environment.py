@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memdump.tables.environment import variables
 from tests.tables import proc
 
 if TYPE_CHECKING:
@@ -45,3 +46,15 @@ def test_odd_values_are_kept_whole(guest: Made, dump: Dump) -> None:
 def test_a_process_without_an_environment_has_no_rows(guest: Made, dump: Dump) -> None:
     pid = proc.role(guest, "no_environment")
     assert pid not in entries(dump)
+
+
+def test_a_name_ends_at_the_first_equals_sign() -> None:
+    block = b"OPTIONS=a=b\0EMPTY=\0\0!!!\0=odd\0\xff=\xfe\0CUT=o"
+    assert list(variables(block)) == [
+        ("OPTIONS", "a=b"),
+        ("EMPTY", ""),
+        ("!!!", None),
+        ("", "odd"),
+        ("\udcff", "\udcfe"),
+        ("CUT", "o"),
+    ]

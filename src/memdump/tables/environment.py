@@ -36,10 +36,16 @@ def environment(kernel: Kernel) -> Iterator[Variable]:
             continue
         place = f"process {task.pid} ({task.name})"
         with kernel.problems.skipping("environment", place):
-            for entry in _environment(kernel, task.mm, place).split(b"\0"):
-                if entry:
-                    name, equals, value = entry.partition(b"=")
-                    yield Variable(task.pid, task.name, decode(name), decode(value) if equals else None)
+            for name, value in variables(_environment(kernel, task.mm, place)):
+                yield Variable(task.pid, task.name, name, value)
+
+
+def variables(block: bytes) -> Iterator[tuple[str, str | None]]:
+    """The names and values in a block of strings that each end with a NUL (``environ(7)``)."""
+    for entry in block.split(b"\0"):
+        if entry:
+            name, equals, value = entry.partition(b"=")
+            yield decode(name), decode(value) if equals else None
 
 
 def _environment(kernel: Kernel, mm: Any, place: str) -> bytes:
