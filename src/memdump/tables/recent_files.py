@@ -139,7 +139,9 @@ class _FileSystem:
             self.seen.add(dentry.inode)
             yield Found(path, not dentry.hashed or not inode.links, dentry.inode, inode, self.superblock)
         for address, inode in self.listed.items():
-            if address not in self.seen and (inode.alias or inode.own_pages):
+            # A file system may keep something of its own in an inode, which has no type then.
+            is_file = inode.alias or (inode.own_pages and type_of(inode.mode))
+            if address not in self.seen and is_file:
                 yield self._outside(address, inode)
 
     def _list(self) -> dict[int, Inode]:

@@ -16,17 +16,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memdump.kernel.kernel import Kernel
-    from memdump.tables.tasks import Task
 
 TABLE = "shell_history"
 MOST_MEMORY = 256 << 20
 """No process is searched further, in bytes: what fills more keeps data, not history."""
 
 SHELLS = frozenset({"bash", "rbash", "sh"})
-"""What bash is called; what is called otherwise but has a terminal may be a renamed one."""
+"""What bash is called."""
 
-CERTAIN = 3
-"""So many entries in a list are no accident, whatever the process is called."""
+MARK = b"\0BASH_VERSINFO\0"
+"""What a bash that is called otherwise is known by: the name of a variable that it makes as it starts."""
+
+START_OF_HEAP = 1 << 20
+"""How far into the heap `MARK` is looked for, in bytes: before it stand the variables of the environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,14 @@ class HistoryEntry:
 
 @table(HistoryEntry)
 def shell_history(kernel: Kernel) -> Iterator[HistoryEntry]:
-    """Search every process that may be a bash; what a subshell has got from its parent is the parent's."""
+    """Search every bash; what a subshell has got from its parent is the parent's."""
     histories: dict[int, tuple[int, list[bash.Line]]] = {}
+    shells = _Shells(kernel)
     for task in tasks.processes(kernel, TABLE):
-        with kernel.problems.skipping(TABLE, f"process {task.pid} ({task.name})"):
-            lines = _history(kernel, task)
-            if lines:
+        process = f"process {task.pid} ({task.name})"
+        with kernel.problems.skipping(TABLE, process):
+            if task.mm is not None and shells.has(task.name, task.mm):
+                lines = bash.find_history(_private_memory(kernel, task.mm, process))
                 histories[task.pid] = task.struct.real_parent.tgid.value_(), lines
     for pid, (parent, lines) in histories.items():
         inherited = set(histories[parent][1]) if parent in histories else ()
@@ -61,21 +65,30 @@ def shell_history(kernel: Kernel) -> Iterator[HistoryEntry]:
                 yield HistoryEntry(pid, "bash", utc(line.seconds * SECOND), decode(line.text))
 
 
-def _history(kernel: Kernel, task: Task) -> list[bash.Line]:
-    """The history of a process; none where it is no interactive bash."""
-    mm = task.mm
-    if mm is None:
-        return []
-    named = not SHELLS.isdisjoint((task.name, _executable(kernel, mm)))
-    if not named and not task.struct.signal.tty:
-        return []
-    lines = bash.find_history(_private_memory(kernel, mm, f"process {task.pid} ({task.name})"))
-    return lines if named or len(lines) >= CERTAIN else []
+class _Shells:
+    """Tells which processes are a bash: by its name, or by the heap of the first that runs the same file."""
 
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._known: dict[int, bool] = {}
+        """By the inode of the executable."""
 
-def _executable(kernel: Kernel, mm: Any) -> str:
-    """The name of the file that a process runs, without its folder."""
-    return kernel.paths.of_mapped(mm.exe_file).text.rpartition("/")[2] if mm.exe_file else ""
+    def has(self, name: str, mm: Any) -> bool:
+        """Whether the process of that name and ``struct mm_struct *`` is a bash."""
+        file = mm.exe_file
+        if name in SHELLS or not file:
+            return name in SHELLS
+        inode = file.f_inode.value_()
+        if inode not in self._known:
+            path = self._kernel.paths.of_mapped(file).text
+            self._known[inode] = path.rpartition("/")[2] in SHELLS or self._is_marked(mm)
+        return self._known[inode]
+
+    def _is_marked(self, mm: Any) -> bool:
+        memory = UserMemory(self._kernel, mm.pgd.value_(), START_OF_HEAP // PAGE)
+        start = mm.start_brk.value_()
+        end = min(mm.brk.value_(), start + START_OF_HEAP)
+        return any(MARK in data for _, data in memory.chunks(start, end))
 
 
 def _private_memory(kernel: Kernel, mm: Any, process: str) -> Iterator[tuple[int, bytes]]:
