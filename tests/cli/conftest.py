@@ -15,6 +15,8 @@ from memdump.dump import Dump
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+SETTINGS = ("COLUMNS", "NO_COLOR", "MEMDUMP_DEBUG", "PYTHONUNBUFFERED", "PYTHONIOENCODING")
+"""Environment variables that change how a command writes."""
 TABLES = ("ships", "crew", "wrecks", "faulty", "endless", "interrupted")
 
 
@@ -58,10 +60,7 @@ def run(harbour: object, capfd: pytest.CaptureFixture[str]) -> Callable[..., Res
 
     def run(*arguments: str) -> Result:
         capfd.readouterr()
-        try:
-            status = main(arguments)
-        except SystemExit as exit_:  # argparse
-            status = int(exit_.code or 0)
+        status = main(arguments)
         sys.stdout.flush()
         captured = capfd.readouterr()
         return Result(status, captured.out, captured.err)
@@ -87,8 +86,9 @@ def start(installed: Path) -> Callable[..., subprocess.Popen[bytes]]:
     def start(
         *arguments: str, environment: dict[str, str] | None = None, **files: int
     ) -> subprocess.Popen[bytes]:
-        clean = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR", "MEMDUMP_DEBUG")}
-        clean |= {"PYTHONPATH": str(installed), "TERM": "xterm", **(environment or {})}
+        path = [str(installed), *filter(None, [os.environ.get("PYTHONPATH")])]
+        clean = {k: v for k, v in os.environ.items() if k not in SETTINGS}
+        clean |= {"PYTHONPATH": os.pathsep.join(path), "TERM": "xterm", **(environment or {})}
         files = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **files}
         return subprocess.Popen([sys.executable, "-c", STARTER, *arguments], env=clean, **files)  # type: ignore[call-overload, no-any-return]
 

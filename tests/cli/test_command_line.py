@@ -123,9 +123,22 @@ def test_a_reader_that_goes_away_is_no_error_message(start: Start) -> None:
     assert process.wait() == 141
 
 
-def test_a_full_disk_is_one_line(start: Start) -> None:
+@pytest.mark.parametrize("arguments", [("--help",), ("show", "--help"), ("show", "a.dump", "ships")])
+def test_a_reader_that_was_never_there_is_no_error_message_either(
+    start: Start, arguments: tuple[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = start(*arguments, stdout=writing)
+    os.close(writing)
+    assert process.communicate()[1] == b""
+    assert process.returncode == 141
+
+
+@pytest.mark.parametrize("table", ["ships", "crew"])
+def test_a_full_disk_is_one_line(start: Start, table: str) -> None:
     with open("/dev/full", "wb") as full:  # noqa: PTH123
-        process = start("show", "a.dump", "crew", stdout=full.fileno())
+        process = start("show", "a.dump", table, stdout=full.fileno())
         _, err = process.communicate()
     assert process.returncode == 1
     assert err == b"memdump: No space left on device\n"

@@ -275,6 +275,21 @@ def test_a_table_on_a_terminal_fits_and_holds_no_control_characters(start: Start
     assert max(map(len, seen.splitlines())) <= 60
 
 
+def test_an_address_is_hexadecimal_in_the_answer_to_a_query_too(run: Run) -> None:
+    assert run("query", "a.dump", "select berth as b from ships limit 1").out.split() == [
+        "b",
+        "0xffff888003a54000",
+    ]
+
+
+def test_a_table_is_as_wide_as_its_terminal(start: Start) -> None:
+    def widest(columns: int) -> int:
+        _, seen = on_a_terminal(start, "tables", "problems", columns=columns, NO_COLOR="1")
+        return max(map(len, seen.splitlines()))
+
+    assert widest(60) <= 60 < widest(200) <= 200
+
+
 def test_a_terminal_gets_colour_only_if_it_can_and_may(start: Start) -> None:
     arguments = ("show", "a.dump", "crew", "--limit", "1")
     assert "\x1b[1m" in on_a_terminal(start, *arguments)[1]

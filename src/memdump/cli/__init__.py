@@ -38,7 +38,10 @@ READER_GONE = 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status; whatever goes wrong is one line on stderr."""
     try:
-        status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        try:
+            status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        except SystemExit as end:  # of argparse: help, version, wrong usage
+            status = int(end.code or 0)
         if sys.stdout is not None:
             sys.stdout.flush()
         return status
