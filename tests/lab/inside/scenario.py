@@ -40,6 +40,13 @@ TYPED = [
     "echo " + "long" * 300,
     "history -d 1",
 ]
+HIDDEN = [
+    "shopt -s lithist",
+    "for i in 1 2; do\necho $i\ndone",
+    "echo not-utf8-\udcff\udcfe",
+    f"rm {files.TMPFS}/.updater",
+]
+"""Typed at a bash that is called otherwise."""
 Truth = dict[str, Any]
 
 
@@ -377,8 +384,11 @@ def _shells() -> list[actors.Actor]:
         ["/bin/bash", "-c", "read never < <(sleep 100000); true"], stdin=subprocess.DEVNULL
     )
     time.sleep(0.2)
+    renamed = shutil.copy("/bin/bash", f"{files.TMPFS}/.updater")
     return [
         shell.typed("shell_root", TYPED, 0, {"HOME": "/root"}),
-        shell.typed("shell_analyst", ["id", " unseen", "echo seen"], 1000, control),
+        # A subshell has the history of its parent, but nobody typed at it.
+        shell.typed("shell_analyst", ["id", " unseen", "(sleep 100000; true) &", "echo seen"], 1000, control),
+        shell.typed("shell_renamed", HIDDEN, 0, {"HOME": "/root"}, program=renamed),
         {"role": "shell_script", "pid": quiet.pid, "history": []},
     ]

@@ -15,12 +15,9 @@ ASK = "HISTTIMEFORMAT='%s|' history"
 
 
 def typed(
-    role: str, commands: list[str], uid: int, environment: dict[str, str], *setup: str
+    role: str, commands: list[str], uid: int, environment: dict[str, str], program: str = "/bin/bash"
 ) -> dict[str, Any]:
-    """Start a bash as ``uid`` and type at it; the answer has its pid and its history as bash tells it.
-
-    ``setup`` are further arguments of bash.
-    """
+    """Start a bash as ``uid`` and type at it; the answer has its pid and its history as bash tells it."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.setgroups([])
@@ -28,11 +25,11 @@ def typed(
         os.setresuid(uid, uid, uid)
         os.chdir("/")
         fixed = {"PATH": os.environ["PATH"], "PS1": PROMPT.decode(), "TERM": "dumb", "LC_ALL": "C.UTF-8"}
-        os.execve("/bin/bash", ["bash", "--noprofile", "--norc", "-i", *setup], {**fixed, **environment})
+        os.execve(program, ["bash", "--noprofile", "--norc", "-i"], {**fixed, **environment})
     os.set_inheritable(terminal, False)
     _read_to_prompt(terminal)
     for command in commands:
-        os.write(terminal, command.encode() + b"\n")
+        os.write(terminal, os.fsencode(command) + b"\n")
         _read_to_prompt(terminal)
     os.write(terminal, ASK.encode() + b"\n")
     told = _read_to_prompt(terminal).decode(errors="surrogateescape")
