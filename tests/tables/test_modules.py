@@ -42,7 +42,7 @@ def test_build_ids_and_versions_are_those_of_sysfs(guest: Made, dump: Dump) -> N
 
 
 def test_a_note_gives_its_description() -> None:
-    note = struct.pack("<III4s", 4, 3, 3, b"GNU\0") + b"\1\2\3"
+    note = struct.pack("<III4s", 4, 3, 3, b"GNU\0") + b"\1\2\3" + bytes(5)
     assert description(note) == "010203"
 
 
