@@ -29,6 +29,10 @@ CPU = "max,-erms,-fsrm,-smap"
 """All that QEMU emulates, so five-level paging too, but what it emulates badly: string moves byte by byte and
 fences around each access to user memory; without these two a guest copies memory three times as fast."""
 
+ACCELERATOR = "tcg,thread=single"
+"""With a host thread for each processor, a kernel that patches its own code now and then executes the half-patched
+instruction on the other processor, and panics."""
+
 PATIENCE = 400.0
 """Seconds to wait for a word of the guest; a busy machine may take ten times as long as an idle one."""
 
@@ -61,7 +65,7 @@ class Guest:
             raise cache.NoLab("vng is not installed: pip install 'memdump[lab]'")
         inside = f"mount /dev/vdb /lab && cd /lab && exec {disks.PYTHON} -m tests.lab.inside.main {scenario}"
         options = (
-            f"-cpu {CPU} -device vmcoreinfo "
+            f"-accel {ACCELERATOR} -cpu {CPU} -device vmcoreinfo "
             f"-drive file={carried},format=raw,if=virtio,cache=unsafe,discard=unmap "
             f"-chardev socket,id=line,path={self._sockets}/line,server=on,wait=off -serial chardev:line "
             f"-qmp unix:{self._sockets}/monitor,server=on,wait=off"
