@@ -33,7 +33,7 @@ def main() -> None:
 def measure(size: int, rounds: int, folder: Path | None = None) -> None:
     """Measure each kind of contents."""
     noise = random.Random(1).randbytes(TILE)
-    text = (b"BOOT_IMAGE=/boot/vmlinuz root=/dev/sda1 ro quiet\n" * (TILE // 50))[:TILE]
+    text = (b"BOOT_IMAGE=/boot/vmlinuz root=/dev/sda1 ro quiet\n" * (TILE // 40))[:TILE]
     idle = noise[: TILE // 8] + bytes(TILE - TILE // 8)
     for name, tile in (("noise", noise), ("text", text), ("mostly zero", idle)):
         with tempfile.TemporaryDirectory(prefix="memdump-bench-", dir=folder) as scratch:

@@ -39,6 +39,8 @@ def measure(image: Path, rounds: int) -> None:
     print(f"first row, image not in the page cache either: {min(one.first_row for one in unread):.2f} s")
     print(verdict("first row without the cache of kernels", first["cold"], 1.5, at_most=True, unit="s"))
     print(verdict("first row with it", first["warm"], 0.6, at_most=True, unit="s"))
+    processor = [min(one.processor for one in taken) for taken in (cold, warm)]
+    print(f"  processor time of the whole command: {processor[0]:.2f} s and {processor[1]:.2f} s")
     most = max(one.anonymous for one in (*unread, *cold, *warm, *memory)) / 1e6
     print(verdict("anonymous memory, all tables together", most, LEAST_MEMORY, at_most=True, unit="MB"))
 
