@@ -42,8 +42,7 @@ def _looks_like_kernel_thread(process: Any, kernel_names: frozenset[str]) -> boo
     """Whether a process has a kernel thread's name or parent, or a command line as ps shows for them."""
     if process.ppid == KTHREADD:
         return True
-    command_line = (process.command_line or "").strip()
-    if command_line.startswith("[") and command_line.endswith("]"):
+    if re.match(r"\[[^]\s]+\](?!\S)", process.command_line or ""):
         return True
     stem = _stem(process.name)
     return len(stem) >= SHORTEST_STEM and stem in kernel_names
