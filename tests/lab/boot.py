@@ -30,7 +30,7 @@ CPU = "max,-erms,-fsrm,-smap"
 fences around each access to user memory; without these two a guest copies memory three times as fast."""
 
 ACCELERATOR = "tcg,thread=single"
-"""With a host thread for each processor, a kernel that patches its own code now and then executes the half-patched
+"""With a host thread for each processor, a kernel that patches its own code now and then executes a half-patched
 instruction on the other processor, and panics."""
 
 PATIENCE = 400.0
