@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memdump.tables.bash import find_history
+from memdump.tables.heap import PAGE, Heap
 
-HEAP = 0x55D0_0000_1000
+START = 0x55D0_0000_1000
 
 
-class Heap:
+class Malloc:
     """A heap that is filled from its beginning, as a shell would."""
 
     def __init__(self) -> None:
@@ -18,7 +19,7 @@ class Heap:
 
     def put(self, content: bytes) -> int:
         """The address of ``content``, which lies where ``malloc`` would put it."""
-        address = HEAP + len(self.data)
+        address = START + len(self.data)
         self.data += content + bytes(-len(content) % 16) + bytes(16)
         return address
 
@@ -29,19 +30,23 @@ class Heap:
         line = self.put(text + b"\0")
         return self.words(line, self.put(b"#%d\0" % seconds), 0)
 
-    def found(self) -> list[tuple[int, bytes]]:
-        return [(line.seconds, line.text) for line in find_history([(HEAP, bytes(self.data))])]
+    def pages(self) -> bytes:
+        """All of it, up to the end of a page."""
+        return bytes(self.data) + bytes(-len(self.data) % PAGE)
+
+    def found(self) -> list[tuple[int | None, bytes]]:
+        return [(line.seconds, line.text) for line in find_history(Heap([(START, self.pages())]))]
 
 
 def test_lines_come_in_the_order_of_the_list_not_of_memory() -> None:
-    heap = Heap()
+    heap = Malloc()
     second, first = heap.entry(b"second", 1_700_000_005), heap.entry(b"first", 1_700_000_000)
     heap.words(first, second, 0)
     assert heap.found() == [(1_700_000_000, b"first"), (1_700_000_005, b"second")]
 
 
 def test_lines_are_bytes_and_may_go_over_several_lines() -> None:
-    heap = Heap()
+    heap = Malloc()
     texts = [
         b"for i in 1 2; do\necho $i\ndone",
         b"echo \xff\xfe",
@@ -54,7 +59,7 @@ def test_lines_are_bytes_and_may_go_over_several_lines() -> None:
 
 
 def test_what_is_no_longer_in_the_list_is_no_history() -> None:
-    heap = Heap()
+    heap = Malloc()
     entries = [heap.entry(b"kept", 1), heap.entry(b"deleted", 2), heap.entry(b"kept too", 3)]
     heap.words(entries[0], entries[2], 0)
     heap.words(entries[1], 0)
@@ -62,15 +67,15 @@ def test_what_is_no_longer_in_the_list_is_no_history() -> None:
 
 
 def test_entries_that_are_lost_do_not_take_the_others_with_them() -> None:
-    heap = Heap()
+    heap = Malloc()
     entries = [heap.entry(b"%d" % number, number) for number in range(5)]
-    entries[2] = HEAP + 0x100_0000
+    entries[2] = START + 0x100_0000
     heap.words(*entries, 0)
     assert [text for _, text in heap.found()] == [b"0", b"1", b"3", b"4"]
 
 
 def test_strings_that_look_like_timestamps_are_no_history() -> None:
-    heap = Heap()
+    heap = Malloc()
     stamp, word = heap.put(b"#1700000000\0"), heap.put(b"echo\0")
     heap.words(stamp)
     heap.words(word, stamp, 0)  # an argument list: echo '#1700000000'
@@ -78,36 +83,37 @@ def test_strings_that_look_like_timestamps_are_no_history() -> None:
 
 
 def test_a_list_without_an_end_is_none() -> None:
-    heap = Heap()
+    heap = Malloc()
     entry = heap.entry(b"cut off", 1)
+    heap.data += bytes(-8 - len(heap.data) & PAGE - 1)
     heap.data += struct.pack("<Q", entry)
     assert heap.found() == []
 
 
 def test_an_entry_among_other_things_is_no_history() -> None:
-    heap = Heap()
+    heap = Malloc()
     heap.words(heap.entry(b"by accident", 1), 5, 6, 0)
     assert heap.found() == []
 
 
 def test_no_line_comes_twice_from_one_entry() -> None:
-    heap = Heap()
-    entry = heap.entry(b"once", 1)
-    heap.words(entry, entry, entry, 0)
-    assert heap.found() == [(1, b"once")]
+    heap = Malloc()
+    once, again = heap.entry(b"once", 1), heap.entry(b"again", 2)
+    heap.words(once, again, once, 0)
+    assert heap.found() == [(1, b"once"), (2, b"again")]
 
 
 def test_a_history_over_two_mappings_is_found() -> None:
-    heap = Heap()
+    heap = Malloc()
     entries = [heap.entry(b"one", 1), heap.entry(b"two", 2)]
-    list_elsewhere = struct.pack("<3Q", *entries, 0)
-    found = find_history([(HEAP, bytes(heap.data)), (0x7F00_0000_0000, list_elsewhere)])
+    elsewhere = struct.pack("<3Q", *entries, 0).ljust(PAGE, b"\0")
+    found = find_history(Heap([(START, heap.pages()), (0x7F00_0000_0000, elsewhere)]))
     assert [line.text for line in found] == [b"one", b"two"]
 
 
 def test_a_forged_list_does_not_multiply_memory() -> None:
     """Ten thousand entries, each with the same line of a megabyte, are ten gigabytes."""
-    heap = Heap()
+    heap = Malloc()
     line, stamp = heap.put(b"x" * (1 << 20) + b"\0"), heap.put(b"#1\0")
     entries = [heap.words(line, stamp, 0) for _ in range(10_000)]
     heap.words(*entries, 0)
@@ -121,7 +127,7 @@ def test_a_forged_list_does_not_multiply_memory() -> None:
     st.randoms(use_true_random=False),
 )
 def test_whatever_was_typed_is_found(typed: list[tuple[bytes, int]], chance: object) -> None:
-    heap = Heap()
+    heap = Malloc()
     order = list(range(len(typed)))
     chance.shuffle(order)  # type: ignore[attr-defined]
     entries = {number: heap.entry(*typed[number]) for number in order}
@@ -136,8 +142,8 @@ def test_whatever_was_typed_is_found(typed: list[tuple[bytes, int]], chance: obj
     )
 )
 def test_any_memory_comes_to_an_end(pieces: list[tuple[bytes, int]]) -> None:
-    heap = Heap()
+    heap = Malloc()
     for text, word in pieces:
         heap.put(text)
-        heap.words(HEAP + word * 16, HEAP + word * 8, 0)
-    find_history([(HEAP, bytes(heap.data))])
+        heap.words(START + word * 16, START + word * 8, 0)
+    assert len(heap.found()) <= len(pieces)

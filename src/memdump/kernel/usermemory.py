@@ -42,6 +42,8 @@ def private_areas(kernel: Kernel, mm: drgn.Object, table: str, place: str) -> It
         with kernel.problems.skipping(table, f"vm_area_struct {address:#x} of {place}"):
             start, end, flags, file = fields.read(kernel.program, address)
             if flags & (VM_WRITE | VM_SHARED) == VM_WRITE and not file:
+                if start % PAGE or end % PAGE:
+                    raise ValueError("torn: no whole pages")
                 yield start, end
 
 

@@ -15,22 +15,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from memdump.tables.heap import PAGE, WORD, Heap, Line
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
-    Chunk = tuple[int, bytes]
-
-WORD = 8
+NAME = "bash"
 TIMESTAMP = re.compile(rb"#([0-9]{1,20})\0")
-
-
-class Line(NamedTuple):
-    """A history entry as it stands in memory."""
-
-    address: int
-    seconds: int
-    """Since 1970."""
-    text: bytes
 
 
 class _Entry(NamedTuple):
@@ -39,70 +30,51 @@ class _Entry(NamedTuple):
     """Address of the text."""
 
 
-def find_history(memory: Iterable[Chunk]) -> list[Line]:
-    """The history in ``memory``, pieces of it with their addresses; in its own order.
-
-    The pieces begin at addresses that a pointer may have, and none of them overlap.
-    """
-    chunks = list(memory)
-    entries = _entries(chunks)
-    left = sum(len(data) for _, data in chunks)
-    lines = []
-    for address in _longest_list(chunks, entries):
-        seconds, line = entries[address]
-        text = _string(chunks, line)
-        if text is not None:
-            lines.append(Line(address, seconds, text))
-            left -= len(text)
-            if left < 0:  # Forged: there is no room for that much text, so it is the same over and over.
-                break
-    return lines
+def find_history(heap: Heap) -> list[Line]:
+    """The history in the memory of a bash, in its own order."""
+    entries = _entries(heap)
+    return heap.lines((address, *entries[address]) for address in _longest_list(heap, entries))
 
 
-def _entries(chunks: list[Chunk]) -> dict[int, _Entry]:
+def _entries(heap: Heap) -> dict[int, _Entry]:
     """What looks like a history entry, by its address."""
     timestamps = {
-        start + found.start(): int(found[1]) for start, data in chunks for found in TIMESTAMP.finditer(data)
+        start + found.start(): int(found[1])
+        for start, data in heap.pieces
+        for found in TIMESTAMP.finditer(data)
     }
-    return {
-        start + (index - 1) * WORD: _Entry(timestamps[words[index]], words[index - 1])
-        for start, index, words in _pointers(chunks, timestamps)
-        if index and any(begin <= words[index - 1] < begin + len(data) for begin, data in chunks)
-    }
+    entries = {}
+    for place in _pointers(heap, timestamps):
+        line, timestamp = heap.word(place - WORD), heap.word(place)
+        if line and heap.has(line) and timestamp:
+            entries[place - WORD] = _Entry(timestamps[timestamp], line)
+    return entries
 
 
-def _longest_list(chunks: list[Chunk], entries: dict[int, _Entry]) -> list[int]:
+def _longest_list(heap: Heap, entries: dict[int, _Entry]) -> list[int]:
     """The longest list of pointers to entries; pointers in it to what has been lost are left out."""
     longest: list[int] = []
-    chunk, done = -1, 0
-    for start, first, words in _pointers(chunks, entries):
-        if start == chunk and first < done:
+    done = 0
+    for first in _pointers(heap, entries):
+        if first < done:
             continue
         last = first
-        while last < len(words) and words[last]:
-            last += 1
-        chunk, done = start, last
-        listed = list(dict.fromkeys(word for word in words[first:last] if word in entries))
+        listed: dict[int, None] = {}
+        while word := heap.word(last):
+            if word in entries:
+                listed[word] = None
+            last += WORD
+        done = last
         # There has to be an end, and more entries than other things.
-        if last < len(words) and len(listed) * 2 > last - first and len(listed) > len(longest):
-            longest = listed
+        if word == 0 and len(listed) * 2 > (last - first) // WORD and len(listed) > len(longest):
+            longest = list(listed)
     return longest
 
 
-def _pointers(chunks: list[Chunk], wanted: Mapping[int, object]) -> Iterator[tuple[int, int, memoryview]]:
-    """Pointers to one of ``wanted``, ascending: the address of their chunk, their index, its words."""
-    for start, data in chunks:
-        words = memoryview(data)[: len(data) // WORD * WORD].cast("Q")
-        if not wanted or wanted.keys().isdisjoint(words):  # Quicker than to look at each, and most have none.
-            continue
-        for index in [index for index, word in enumerate(words) if word in wanted]:
-            yield start, index, words
-
-
-def _string(chunks: list[Chunk], address: int) -> bytes | None:
-    """The string at an address; None where it has no end."""
-    for start, data in chunks:
-        if start <= address < start + len(data):
-            end = data.find(b"\0", address - start)
-            return data[address - start : end] if end >= 0 else None
-    return None
+def _pointers(heap: Heap, wanted: Mapping[int, object]) -> Iterator[int]:
+    """Addresses of the pointers to one of ``wanted``, page by page."""
+    for number, words in heap.pages.items() if wanted else ():
+        if not wanted.keys().isdisjoint(words):  # Quicker than to look at each, and most have none.
+            for index, word in enumerate(words):
+                if word in wanted:
+                    yield number * PAGE + index * WORD
