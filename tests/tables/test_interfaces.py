@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from drgn import Architecture, Object, Platform, Program
+
+from memdump.tables.interfaces import flags_of
 
 if TYPE_CHECKING:
     from memdump.dump import Dump
@@ -63,3 +67,19 @@ def test_promiscuous_interfaces_are_told(guest: Made, dump: Dump) -> None:
     truth = {key: link["promiscuity"] > 0 for key, link in truth_of(guest).items()}
     assert True in truth.values()
     assert {key: row.promiscuous for key, row in rows_of(dump).items()} == truth
+
+
+def device(flags: int, state: int, operstate: int) -> Any:
+    """What of a ``struct net_device`` says how it stands."""
+    program = Program(Platform(Architecture.X86_64))
+    values = {"flags": flags, "gflags": 0, "state": state, "operstate": operstate}
+    return SimpleNamespace(**{name: Object(program, "int", value) for name, value in values.items()})
+
+
+def test_a_cable_that_is_not_plugged_in_is_told_as_ip_does() -> None:
+    up_and_broadcast, started_without_carrier, down = 0x3, 0x5, 2
+    assert list(flags_of(device(up_and_broadcast, started_without_carrier, down))) == [
+        "NO-CARRIER",
+        "BROADCAST",
+        "UP",
+    ]

@@ -127,7 +127,7 @@ def _row(kernel: Kernel, pointer: Object, namespace: int) -> Interface:
         kind=decode(links.kind.string_()) if links else None,
         master=master,
         promiscuous=device.promiscuity.value_() > 0,
-        flags=",".join(_flags(device)),
+        flags=",".join(flags_of(device)),
         network_namespace=namespace,
     )
 
@@ -138,7 +138,7 @@ def _state(device: Any) -> str:
     return STATES[state] if state < len(STATES) else str(state)
 
 
-def _flags(device: Any) -> Iterator[str]:
+def flags_of(device: Any) -> Iterator[str]:
     """As ``dev_get_flags`` of ``net/core/dev.c`` puts them together; ip(8) adds the first."""
     flags = device.flags.value_() & ~(ASKED_FOR | LOWER_UP | IS_DORMANT)
     flags |= device.gflags.value_() & ASKED_FOR
