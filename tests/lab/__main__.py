@@ -25,7 +25,7 @@ def main() -> int:
     )
     parser.add_argument("guest", nargs="?", choices=guests.GUESTS, help="the guest to boot (default: all)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to leave it: a folder not yet there")
-    parser.add_argument("--memory", help="how much memory the guest has (default: 768M)")
+    parser.add_argument("--memory", help="how much memory the guest has (default: 512M)")
     parser.add_argument("--4level", dest="four_level", action="store_true", help="without five-level paging")
     parser.add_argument("--scenario", choices=("scenario", "incident"), help="what goes on in it")
     args = parser.parse_args()

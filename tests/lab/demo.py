@@ -13,7 +13,7 @@ from tests.lab import cache, disks, guests, kernels
 if TYPE_CHECKING:
     from pathlib import Path
 
-RECIPE = guests.Recipe("incident", "6.12", four_level=False, scenario="incident", memory="512M")
+RECIPE = guests.Recipe("incident", "6.12", four_level=False, scenario="incident")
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ mount is needed: mkfs.ext4 fills a file system from a folder and debugfs reads i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shutil
@@ -143,7 +144,8 @@ def _copy(path: Path, tree: Path) -> None:
         return  # /bin and its like are laid out already
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.is_symlink() and not target.exists():
-        shutil.copy2(path, target, follow_symlinks=False)
+        with contextlib.suppress(PermissionError):  # what only root may read, no guest of another user has
+            shutil.copy2(path, target, follow_symlinks=False)
 
 
 def _write_accounts(etc: Path) -> None:

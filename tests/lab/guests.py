@@ -38,7 +38,7 @@ class Recipe:
     kernel: str
     four_level: bool
     scenario: str = "scenario"
-    memory: str = "768M"
+    memory: str = "512M"
 
 
 GUESTS = {
