@@ -119,7 +119,8 @@ def kdump(
     for page in pages:
         bitmap[page // 8] |= 1 << page % 8
     half = -(-len(bitmap) // PAGE)
-    maps = bytes(bitmap).ljust(half * PAGE, b"\0")
+    every = b"\xff" * (most // 8)  # the pages that exist, of which the second bitmap has those that are kept
+    maps = every.ljust(half * PAGE, b"\0") + bytes(bitmap).ljust(half * PAGE, b"\0")
     first, end = split or (0, most)
     here = [page for page in sorted(pages) if first <= page < end]
     info_at = PAGE + 512 if vmcoreinfo else 0
@@ -142,7 +143,7 @@ def kdump(
         descriptors.append(struct.pack(order + "QIIQ", at, len(packed), how, 0))
         data.append(packed)
         at += len(packed)
-    start = head.ljust(PAGE, b"\0") + sub_head.ljust(PAGE, b"\0") + maps + maps
+    start = head.ljust(PAGE, b"\0") + sub_head.ljust(PAGE, b"\0") + maps
     return start + b"".join(descriptors) + b"".join(data)
 
 

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import mmap
-import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -14,11 +12,13 @@ from memdump.image import open_image
 from memdump.image.elfwriter import write_elf
 from memdump.machine.output import Output
 from memdump.machine.source import Range
+from tests.conftest import made
 
 from . import qemu as machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from memdump.image.base import Image
 
@@ -94,22 +94,30 @@ class Linux(NamedTuple):
     vmcoreinfo: bytes
     core: Path
     """As memdump wrote it, with the VMCOREINFO note that QEMU has not."""
+    kallsyms: Path
+
+    @property
+    def direct_map(self) -> int:
+        """What the kernel's variable ``page_offset_base`` says."""
+        found = re.search(r"^(\w+) \w page_offset_base$", self.kallsyms.read_text(), re.MULTILINE)
+        phys_base = re.search(rb"NUMBER\(phys_base\)=(-?\d+)", self.vmcoreinfo)
+        assert found is not None
+        assert phys_base is not None
+        physical = int(found[1], 16) - 0xFFFFFFFF80000000 + int(phys_base[1])
+        return int.from_bytes(self.truth.read(physical, 8), "little")
 
 
 @pytest.fixture(scope="session")
 def linux(tmp_path_factory: pytest.TempPathFactory) -> Linux:
-    """A dump of a guest that runs Linux, and where its kernel says that its VMCOREINFO note is."""
-    folder = Path(os.environ.get("MEMDUMP_TEST_IMAGE", "/nowhere"))
-    dump, place = folder / "image.elf", folder / "share" / "vmcoreinfo"
-    if not dump.exists():
-        pytest.skip("MEMDUMP_TEST_IMAGE names no folder with image.elf and share/vmcoreinfo")
-    truth = Core(dump)
-    address, size = (int(number, 16) for number in place.read_text().split())
+    """A guest of the lab, whose kernel says where its VMCOREINFO note is."""
+    guest = made("6.12")
+    truth = Core(guest.qmp_image)
+    address, size = (int(number, 16) for number in guest.truth["machine"]["vmcoreinfo"].split())
     note = truth.read(address, size)
     length = int.from_bytes(note[4:8], "little")
     vmcoreinfo = note[24 : 24 + length].rstrip(b"\0")
     core = tmp_path_factory.mktemp("linux") / "core"
-    with open_image(dump) as image, Output(core) as out:
+    with open_image(guest.qmp_image) as image, Output(core) as out:
         write_elf(image, out, vmcoreinfo)
         out.commit()
-    return Linux(dump, truth, vmcoreinfo, core)
+    return Linux(guest.qmp_image, truth, vmcoreinfo, core, guest.folder / "kallsyms")

@@ -15,6 +15,8 @@ from .conftest import Linux, tool
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.lab
+
 PAGE = 4096
 WHOLE = ["-c -d 0", "-d 0", "-z -d 0", "-p -d 0", "-c -d 0 -F", "-E -d 0", "-E -d 0 -F"]
 THINNED = ["-c -d 31", "-l -d 31", "-z -d 31", "-c -d 31 -F", "-E -d 31"]

@@ -80,6 +80,7 @@ def test_gdb_opens_it(core: Path, qemu: Path) -> None:
     assert copied.read_bytes() == (qemu / "ram").read_bytes()[0x200000:0x300000]
 
 
+@pytest.mark.lab
 def test_crash_finds_the_kernel(linux: Linux) -> None:
     crash = tool("crash", "apt install crash")
     release = re.search(rb"OSRELEASE=(.*)", linux.vmcoreinfo)
@@ -88,6 +89,7 @@ def test_crash_finds_the_kernel(linux: Linux) -> None:
     assert said.stdout.strip() == release[1]
 
 
+@pytest.mark.lab
 def test_drgn_follows_the_page_tables(linux: Linux) -> None:
     program = drgn.Program()
     program.set_core_dump(linux.core)
@@ -97,6 +99,7 @@ def test_drgn_follows_the_page_tables(linux: Linux) -> None:
     assert release in program.read(int(banner[1], 16), 500)
 
 
+@pytest.mark.lab
 def test_makedumpfile_reads_the_kernel_log(linux: Linux, tmp_path: Path) -> None:
     program = tool("makedumpfile", "apt install makedumpfile")
     log = tmp_path / "log"

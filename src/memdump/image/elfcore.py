@@ -86,7 +86,7 @@ def _physical(path: Path, elf: Elf, loads: list[ProgramHeader]) -> list[ProgramH
     nowhere = (1 << elf.bits) - 1
     if any(found.paddr not in (0, nowhere) for found in loads) or not any(found.vaddr for found in loads):
         return [found for found in loads if found.paddr != nowhere]
-    direct = [found for found in loads if found.vaddr >> (elf.bits - 1) and found.memsz < LARGEST_RAM]
+    direct = [found for found in loads if found.vaddr >> (elf.bits - 1)]
     if not direct:
         raise NotADump(f"{path}: is the core of one process, not of a machine; open it with gdb")
     # The direct map is the lowest of the kernel's areas and begins at a multiple of 1 GiB, with physical 0.
