@@ -66,6 +66,8 @@ class Dentries:
             raw = data[self._short_name : self._short_name + length]
         else:
             raw = self._program.read(name, length)
+        if child == address + self._children:  # an empty list_head
+            child = 0
         return Dentry(
             decode(raw), parent, inode, superblock, hashed != 0, self._linked(child), self._linked(sibling)
         )

@@ -30,6 +30,8 @@ class Superblock(NamedTuple):
     """Major and minor number, as in ``/proc/self/mountinfo``."""
     root: int
     """Address of the dentry at the root of its tree."""
+    struct: drgn.Object
+    """The ``struct super_block *`` itself."""
 
 
 def all_superblocks(kernel: Kernel, table: str) -> Iterator[Superblock]:
@@ -45,6 +47,7 @@ def all_superblocks(kernel: Kernel, table: str) -> Iterator[Superblock]:
                 decode_name(bytes(each.s_id.value_())),
                 f"{device >> MINOR_BITS}:{device & (1 << MINOR_BITS) - 1}",
                 each.s_root.value_(),
+                each,
             )
 
 
@@ -56,7 +59,7 @@ def mount_points(kernel: Kernel, superblock: Superblock, table: str) -> dict[int
     """
     first = kernel.program["init_task"].nsproxy.mnt_ns.value_()
     candidates = []
-    mounts = _mounts(drgn.Object(kernel.program, "struct super_block *", superblock.address))
+    mounts = _mounts(superblock.struct)
     for mount in kernel.problems.walk(table, f"mounts of superblock {superblock.address:#x}", mounts):
         with kernel.problems.skipping(table, f"mount {mount.value_():#x}"):
             namespace, root = mount.mnt_ns.value_(), mount.mnt.mnt_root.value_()

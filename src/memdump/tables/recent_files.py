@@ -172,7 +172,8 @@ class _FileSystem:
                 for child in self._children(address, dentry, path, visited):
                     if child[1].inode:
                         yield child[2], child[1]
-                    below.append(child)
+                    if child[1].first_child:
+                        below.append(child)
 
     def _children(
         self, folder: int, dentry: Dentry, path: str, visited: set[int]
