@@ -19,6 +19,11 @@ def test_memory_that_a_driver_added_inside_its_device_counts() -> None:
     assert iomem.parse(text, PAGE) == [Range(0x108000000, 0x8000000)]
 
 
+def test_a_device_with_a_similar_name_is_not_memory() -> None:
+    text = "00001000-00001fff : System RAM\n00002000-00002fff : System RAM disk\n"
+    assert iomem.parse(text, PAGE) == [Range(0x1000, 0x1000)]
+
+
 def test_larger_pages_cut_off_more() -> None:
     assert iomem.parse("00001000-0003ffff : System RAM\n", 65536) == [Range(0x10000, 0x30000)]
 
