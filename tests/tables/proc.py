@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 Truth = dict[str, Any]
 DELETED = " (deleted)"
+PASSING = ("kworker/", "ext4lazyinit")
+"""Beginnings of the names of kernel threads that may end at any moment."""
 
 
 def processes(guest: Made) -> dict[int, Truth]:
@@ -30,11 +32,11 @@ def recorder(guest: Made) -> int:
 
 
 def _passing(guest: Made) -> set[int]:
-    """Workers of the kernel, which come and go as they please."""
+    """Kernel threads that come and go as they please."""
     return {
         found["pid"]
         for found in guest.truth["processes"]
-        if found["kernel_thread"] and found["threads"][0]["comm"].startswith("kworker/")
+        if found["kernel_thread"] and found["threads"][0]["comm"].startswith(PASSING)
     }
 
 
