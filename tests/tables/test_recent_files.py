@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import stat
 from collections import defaultdict
@@ -10,6 +11,8 @@ import pytest
 
 if TYPE_CHECKING:
     from memdump.dump import Dump
+    from memdump.kernel.kernel import Kernel
+    from memdump.kernel.superblocks import Superblock
     from tests.lab.guests import Made
 
 PAGE = 4096
@@ -130,6 +133,34 @@ def test_file_systems_are_called_as_in_mountinfo(guest: Made, rows: list[Any]) -
 def test_files_that_only_a_container_has_mounted_have_the_path_it_sees(rows: list[Any]) -> None:
     notes = [row for row in rows if row.path and row.path.endswith("/notes")]
     assert [(row.path, row.size, row.file_system) for row in notes] == [("/run/inner/notes", 6, "tmpfs")]
+
+
+def test_what_is_mounted_in_part_only_has_the_paths_of_that_part(
+    dump: Dump, rows: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("memdump.tables.recent_files")
+    whole = module.mount_points
+    folder = next(row for row in rows if row.path == "/run/loot/deep")
+
+    def in_part(kernel: Kernel, superblock: Superblock, table: str) -> dict[int, str]:
+        """As if nothing but that folder of its file system were mounted."""
+        if superblock.device != folder.device:
+            return whole(kernel, superblock, table)  # type: ignore[no-any-return]
+        dentries = kernel.paths.dentries
+        root = superblock.root
+        children = dentries.children(root, dentries.read(root))
+        return {address: "/part" for address, dentry in children if dentry.name == "deep"}
+
+    monkeypatch.setattr(module, "mount_points", in_part)
+    here = [row for row in module.recent_files.rows(dump.kernel) if row.device == folder.device]
+    paths = {row.path for row in here if not row.deleted}
+    assert {"/part", "/part/er/still/secret.key", "[tmpfs]/plain.txt"} <= paths
+    assert all(path.startswith(("/part", "[tmpfs]/")) for path in paths)
+
+
+def test_all_of_it_can_be_read(dump: Dump, rows: list[Any]) -> None:
+    assert rows
+    assert [problem for problem in dump.kernel.problems if problem.table in ("", "recent_files")] == []
 
 
 def test_the_last_changed_comes_first(rows: list[Any]) -> None:
