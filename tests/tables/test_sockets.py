@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from memdump.tables import sockets
 from tests.tables import proc
 
 if TYPE_CHECKING:
@@ -120,6 +121,15 @@ def ordered(found: Iterable[Any]) -> list[Any]:
     return sorted(found, key=repr)
 
 
+@pytest.fixture(params=[True, False], ids=["", "without processes"])
+def held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether descriptors lead to sockets; without them, only the kernel's own tables do."""
+    if not request.param:
+        monkeypatch.setattr(sockets, "_held", lambda _: iter(()))
+    return bool(request.param)
+
+
+@pytest.mark.usefixtures("held")
 @pytest.mark.parametrize("name", ["tcp", "tcp6", "udp", "udp6", "icmp", "raw", "raw6"])
 def test_internet_sockets_are_those_of_proc(guest: Made, dump: Dump, name: str) -> None:
     truth = internet(guest, name)
@@ -141,6 +151,7 @@ def test_what_nobody_has_accepted_yet_has_no_owner(guest: Made, dump: Dump) -> N
     ]
 
 
+@pytest.mark.usefixtures("held")
 def test_unix_sockets_are_those_of_proc(guest: Made, dump: Dump) -> None:
     truth = []
     for files in guest.truth["network"].values():
@@ -161,6 +172,7 @@ def test_the_ends_of_unix_connections_know_each_other(guest: Made, dump: Dump) -
     assert {peer: inode for inode, peer in pairs.items()} == pairs
 
 
+@pytest.mark.usefixtures("held")
 def test_netlink_sockets_are_those_of_proc(guest: Made, dump: Dump) -> None:
     truth = {(namespace, int(fields[9])) for namespace, fields in lines(guest, "netlink")}
     assert {(row.network_namespace, row.inode) for row in rows_of(dump, "AF_NETLINK")} == truth
@@ -171,6 +183,7 @@ def test_netlink_sockets_are_those_of_proc(guest: Made, dump: Dump) -> None:
         assert known.get(numbers[row.inode], row.protocol) == row.protocol
 
 
+@pytest.mark.usefixtures("held")
 def test_packet_sockets_are_those_of_proc(guest: Made, dump: Dump) -> None:
     names = {
         (int(namespace), link["ifindex"]): link["ifname"]
