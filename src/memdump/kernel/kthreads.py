@@ -39,9 +39,13 @@ class KernelThreads:
         if not kthread:
             return name
         data, *full_name = self._kthread.read(self._program, kthread)
+        works = bool(task.flags.value_() & PF_WQ_WORKER)
         if any(full_name):
-            name = decode(string_at(self._program, full_name[0]))
-        if task.flags.value_() & PF_WQ_WORKER and data:
+            whole = decode(string_at(self._program, full_name[0]))
+            # A worker's whole name is shown since Linux 6.10, when all begin like this; before, that of a
+            # rescuer is the name of its workqueue, and it goes by what fits into its task.
+            name = whole if whole.startswith("kworker/") or not works else name
+        if works and data:
             pool, current_work = self._worker.read(self._program, data)
             doing = decode_name(self._program.read(data + self._description, self._description_size))
             if pool and doing:
