@@ -65,6 +65,9 @@ def test_a_settled_file_takes_no_page_cache(tmp_path: Path) -> None:
     fincore = shutil.which("fincore")
     if not fincore:
         pytest.skip("fincore (util-linux) is not installed")
+    kind = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], check=True, capture_output=True, text=True)
+    if kind.stdout.strip() not in ("ext2/ext3", "xfs", "btrfs", "overlayfs"):
+        pytest.skip(f"whether {kind.stdout.strip()} has a page cache is not known")
 
     def cached(path: Path) -> int:
         told = subprocess.run(
@@ -77,11 +80,7 @@ def test_a_settled_file_takes_no_page_cache(tmp_path: Path) -> None:
         before = cached(tmp_path / "a.lime.part")
         output.settle()
         after = cached(tmp_path / "a.lime.part")
-    if not before:
-        pytest.skip("this file system has no page cache")
     assert before == 4 << 20
-    if after == before:
-        pytest.skip("this file system lives in memory")
     assert after == 0
 
 

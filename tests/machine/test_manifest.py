@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -82,7 +83,7 @@ def changed(key: str, value: Any) -> bytes:
         (b"", "not valid JSON"),
         (b"\xff\xfe", "not valid JSON"),
         (b"[" * 200_000, "not valid JSON"),
-        (b'{"format": ' + b"9" * 100_000 + b"}", "not valid JSON"),
+        (b'{"format": ' + b"9" * 1000 + b"}", "not valid JSON"),
         (b"[]", "not a manifest of memdump"),
         (b"{}", "not a manifest of memdump"),
         (changed("version", 2), "version 2"),
@@ -165,8 +166,7 @@ def test_the_clocks_run_forward() -> None:
     first, second = host.now(), host.now()
     assert first.boot_time_ns < second.boot_time_ns
     assert first.utc <= second.utc
-    assert first.utc[10] == "T"
-    assert first.utc[-1] == "Z"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", first.utc)
 
 
 def test_a_name_that_is_not_utf8_can_be_saved() -> None:
