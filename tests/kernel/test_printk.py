@@ -20,6 +20,10 @@ COUNT, SIZE = 8, 256
 FIRST = NUMBER_MASK - 2  # as in the kernel, the numbers soon start over
 
 
+def ring(tail: int, head: int, descriptors: list[Descriptor], infos: list[Info], text: bytes) -> Ring:
+    return Ring(tail, head, COUNT, descriptors.__getitem__, infos.__getitem__, text)
+
+
 class Writer:
     """Writes records as ``prb_reserve`` and ``prb_final_commit`` do, with the oldest overwritten.
 
@@ -60,11 +64,11 @@ class Writer:
     def ring(self) -> Ring:
         head = FIRST + self.written - 1
         tail = max(FIRST, head - COUNT + 1)
-        return Ring(tail & NUMBER_MASK, head & NUMBER_MASK, self.descriptors, self.infos, bytes(self.text))
+        return ring(tail & NUMBER_MASK, head & NUMBER_MASK, self.descriptors, self.infos, bytes(self.text))
 
 
-def texts(ring: Ring) -> list[bytes]:
-    return [record.text for record in ring.records() if isinstance(record, Record)]
+def texts(read: Ring) -> list[bytes]:
+    return [record.text for record in read.records() if isinstance(record, Record)]
 
 
 @given(st.lists(st.binary(max_size=SIZE // COUNT - 16), min_size=1, max_size=30), st.booleans())
@@ -129,5 +133,5 @@ infos = st.builds(Info, words, words, st.integers(0, 65535), st.integers(0, 255)
 def test_any_memory_is_read_to_an_end(
     tail: int, head: int, described: list[Descriptor], known: list[Info], text: bytes
 ) -> None:
-    ring = Ring(tail & NUMBER_MASK, head & NUMBER_MASK, described, known, text)
-    assert len(list(ring.records())) <= COUNT
+    made = ring(tail & NUMBER_MASK, head & NUMBER_MASK, described, known, text)
+    assert len(list(made.records())) <= COUNT

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import drgn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
 UNSIGNED = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -61,10 +61,6 @@ class Fields:
     def unpack(self, data: bytes, offset: int = 0) -> tuple[int, ...]:
         """The values of the structure that begins at ``offset`` in ``data``."""
         return self._sorted(self._layout.unpack_from(data, offset + self.start))
-
-    def array(self, data: bytes) -> Iterator[tuple[int, ...]]:
-        """The values of each structure in an array of them."""
-        return (self.unpack(data, offset) for offset in range(0, len(data) - self.size + 1, self.size))
 
 
 def _member(type_: drgn.Type, designator: str) -> tuple[int, drgn.Type]:

@@ -16,7 +16,7 @@ from memdump.kernel.partial import read_partial
 from memdump.kernel.vmcoreinfo import VmcoreInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from drgn import Program
 
@@ -68,20 +68,22 @@ class Info(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """A ring buffer that was read; both sequences and the text have a power of two as length."""
+    """A ring buffer that was read; its places are unpacked where one is asked for: most are empty."""
 
     tail: int
     head: int
-    descriptors: Sequence[Descriptor]
-    infos: Sequence[Info]
+    places: int
+    """How many records there is a place for: a power of two, as is the length of the text."""
+    descriptor: Callable[[int], Descriptor]
+    info: Callable[[int], Info]
     text: bytes
 
     def records(self) -> Iterator[Record | str]:
         """From the oldest to the newest, each record, or why it cannot be read."""
-        count = min((self.head - self.tail & NUMBER_MASK) + 1, len(self.descriptors))
+        count = min((self.head - self.tail & NUMBER_MASK) + 1, self.places)
         for number in range(self.head - count + 1, self.head + 1):
             number &= NUMBER_MASK
-            descriptor = self.descriptors[number % len(self.descriptors)]
+            descriptor = self.descriptor(number % self.places)
             if descriptor.state & NUMBER_MASK != number:
                 yield f"descriptor {number:#x} has been used anew"
             elif descriptor.state >> STATE_SHIFT & 3 in (COMMITTED, FINALIZED):
@@ -91,7 +93,7 @@ class Ring:
                 )
 
     def _record(self, number: int, text: bytes) -> Record:
-        info = self.infos[number % len(self.infos)]
+        info = self.info(number % self.places)
         return Record(
             info.sequence,
             info.time,
@@ -180,14 +182,19 @@ def read_ring(kernel: Kernel, table: str) -> Ring:
     if count_bits > MOST_BITS or text_bits > MOST_BITS:
         raise ValueError(f"a log of 2^{text_bits} bytes with 2^{count_bits} records is absurd")
 
-    def array(place: str, address: int, fields: Fields) -> Iterator[tuple[int, ...]]:
-        return fields.array(read_partial(kernel, address, fields.size << count_bits, table, place))
+    def array(place: str, address: int, fields: Fields) -> Callable[[int], tuple[int, ...]]:
+        data = read_partial(kernel, address, fields.size << count_bits, table, place)
+        return lambda number: fields.unpack(data, number * fields.size)
+
+    descriptor = array("descriptors of the log", descriptors, _descriptor(layout))
+    info = array("times of the log", infos, _info(layout))
 
     return Ring(
         tail & NUMBER_MASK,
         head & NUMBER_MASK,
-        [Descriptor(*values) for values in array("descriptors of the log", descriptors, _descriptor(layout))],
-        [Info(*values) for values in array("times of the log", infos, _info(layout))],
+        1 << count_bits,
+        lambda number: Descriptor(*descriptor(number)),
+        lambda number: Info(*info(number)),
         read_partial(kernel, text, 1 << text_bits, table, "text of the log"),
     )
 
