@@ -37,15 +37,30 @@ def test_a_missing_folder_is_told(tmp_path: Path) -> None:
         destination.check(tmp_path / "none" / "a.lime", 1)
 
 
+def device(path: Path) -> str:
+    number = path.stat().st_dev
+    return f"{os.major(number)}:{os.minor(number)}"
+
+
 def test_the_type_of_a_mount_is_read_past_its_optional_fields(tmp_path: Path) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(
-        "22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n"
-        "36 22 0:31 / /run/a\\040b rw,nosuid shared:5 master:2 - tmpfs tmpfs rw,size=1g\n"
+        "22 1 999:1 / / rw shared:1 - ext4 /dev/sda1 rw\n"
+        f"36 22 {device(tmp_path)} / /run/a\\040b rw,nosuid shared:5 master:2 - tmpfs tmpfs rw,size=1g\n"
     )
-    assert destination._file_system(os.makedev(8, 1), str(mounts)) == "ext4"
-    assert destination._file_system(os.makedev(0, 31), str(mounts)) == "tmpfs"
-    assert destination._file_system(os.makedev(0, 99), str(mounts)) is None
+    assert destination._file_system(tmp_path, str(mounts)) == "tmpfs"
+    mounts.write_text("22 1 999:1 / / rw shared:1 - ext4 /dev/sda1 rw\n\ngarbage - \n")
+    assert destination._file_system(tmp_path, str(mounts)) is None
+
+
+def test_an_overlay_is_where_its_upper_folder_is(tmp_path: Path) -> None:
+    upper = Path("/proc")
+    mounts = tmp_path / "mountinfo"
+    overlay = f"22 1 {device(tmp_path)} / / rw - overlay overlay rw,lowerdir=/a,upperdir=/proc,workdir=/b\n"
+    mounts.write_text(overlay)
+    assert destination._file_system(tmp_path, str(mounts)) == "overlay"
+    mounts.write_text(overlay + f"23 1 {device(upper)} / /proc rw - tmpfs tmpfs rw\n")
+    assert destination._file_system(tmp_path, str(mounts)) == "tmpfs"
 
 
 def test_standard_output_refuses_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

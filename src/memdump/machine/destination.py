@@ -3,12 +3,12 @@
 import os
 import sys
 from pathlib import Path
-from typing import Optional, Union
+from typing import Optional, Tuple, Union
 
 from memdump.errors import MemdumpError, UsageError
 
 _MOUNTS = "/proc/self/mountinfo"
-_IN_RAM = ("tmpfs", "ramfs")
+_IN_RAM = ("tmpfs", "ramfs", "devtmpfs", "rootfs")
 
 
 class StandardOutput:
@@ -37,12 +37,11 @@ def check(path: Path, size: int) -> None:
     room.
     """
     try:
-        device = path.parent.stat().st_dev
         room = os.statvfs(path.parent)
     except OSError as error:
         raise UsageError(f"{path.parent}: {error.strerror}; name a folder that exists") from None
     way_out = 'name a file on a disk, or write to "-" and send it to another machine'
-    kind = _file_system(device)
+    kind = _file_system(path.parent)
     if kind in _IN_RAM:
         raise UsageError(
             f"{path.parent} lies in memory ({kind}): the image would overwrite what it is to hold; {way_out}"
@@ -55,15 +54,29 @@ def check(path: Path, size: int) -> None:
         )
 
 
-def _file_system(device: int, mounts: str = _MOUNTS) -> Optional[str]:
-    """Name the type of a mounted file system (``Documentation/filesystems/proc.rst``, ``mountinfo``)."""
-    number = f"{os.major(device)}:{os.minor(device)}"
+def _file_system(folder: Path, mounts: str = _MOUNTS) -> Optional[str]:
+    """Name the type of the file system that takes what is written to a folder.
+
+    The layout is that of ``mountinfo`` in the kernel's ``Documentation/filesystems/proc.rst``.  An overlay, as
+    live systems have, keeps it in its upper folder.
+    """
+    kind, options = _mounted(folder, mounts)
+    for option in options.split(","):
+        if kind == "overlay" and option.startswith("upperdir="):
+            return _mounted(Path(option[len("upperdir=") :]), mounts)[0] or kind
+    return kind
+
+
+def _mounted(folder: Path, mounts: str) -> Tuple[Optional[str], str]:
+    """Give the type and the options of the file system that a folder is on."""
     try:
-        with Path(mounts).open(encoding="utf-8", errors="surrogateescape") as file:
-            for line in file:
-                head, _, tail = line.partition(" - ")
-                if tail and head.split(" ")[2:3] == [number]:
-                    return tail.split(" ")[0]
-    except OSError:
+        device = folder.stat().st_dev
+        number = f"{os.major(device)}:{os.minor(device)}"
+        for line in Path(mounts).read_text("utf-8", "surrogateescape").split("\n"):
+            head, _, tail = line.partition(" - ")
+            if head.split(" ")[2:3] == [number]:
+                kind, _, options = tail.split(" ", 2)
+                return kind, options
+    except (OSError, ValueError):
         pass
-    return None
+    return None, ""
