@@ -57,7 +57,7 @@ def check(path: Path, size: int) -> None:
 def _file_system(folder: Path, mounts: str = _MOUNTS) -> Optional[str]:
     """Name the type of the file system that takes what is written to a folder.
 
-    The layout is that of ``mountinfo`` in the kernel's ``Documentation/filesystems/proc.rst``.  An overlay, as
+    The layout is that of ``mountinfo`` (kernel, ``Documentation/filesystems/proc.rst``).  An overlay, as
     live systems have, keeps it in its upper folder.
     """
     kind, options = _mounted(folder, mounts)
