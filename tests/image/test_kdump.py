@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import random
+import struct
+import tracemalloc
+import zlib
 from typing import TYPE_CHECKING
 
 import pytest
+import zstandard
 
 from memdump.errors import NotADump
 from memdump.image.base import MissingMemory
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from memdump.image.base import Image
 
 PAGE = 4096
+ZSTD_BOMB = zstandard.ZstdCompressor().compress(bytes(100 << 20))[:PAGE]
 CHANCE = random.Random(4)
 PAGES = {
     number: CHANCE.choice([bytes(PAGE), CHANCE.randbytes(PAGE), CHANCE.randbytes(32) * 128])
@@ -99,3 +104,33 @@ def test_a_damaged_page_is_missing_and_no_more(opened: Callable[[bytes], Image])
     assert image.read(6 * PAGE, PAGE) == PAGES[6]
     assert [address for address, _ in image.chunks()][:3] == [0, 6 * PAGE, 40 * PAGE]
     assert "4096 bytes in 1 place" in image.defects[0]
+
+
+@pytest.mark.parametrize(("codec", "bomb"), [("zlib", zlib.compress(bytes(3 << 20))), ("zstd", ZSTD_BOMB)])
+def test_a_page_that_would_unpack_to_megabytes_takes_no_memory(
+    opened: Callable[[bytes], Image], codec: str, bomb: bytes
+) -> None:
+    image = opened(build.kdump({0: bytes(PAGE), 1: b"B" * PAGE}, codec).ljust(1 << 16, b"\0"))
+    content = bytearray(image.path.read_bytes())
+    descriptors = PAGE * 4
+    struct.pack_into("<QI", content, descriptors, len(content), len(bomb))
+    image = opened(bytes(content) + bomb)
+    image.read(PAGE, 8)  # loads the library
+    tracemalloc.start()
+    with pytest.raises(MissingMemory):
+        image.read(0, 8)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1 << 20
+
+
+def test_a_page_is_not_looked_for_in_megabytes(opened: Callable[[bytes], Image]) -> None:
+    content = bytearray(build.kdump({0: bytes(PAGE)}) + bytes(4 << 20))
+    content[PAGE * 4 + 8 : PAGE * 4 + 12] = (4 << 20).to_bytes(4, "little")
+    image = opened(bytes(content))
+    tracemalloc.start()
+    with pytest.raises(MissingMemory):
+        image.read(0, 8)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1 << 20

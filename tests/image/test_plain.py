@@ -140,6 +140,10 @@ class TestElfCore:
         notes = build.note(b"CORE", 1, bytes(335)) + build.note(b"VMCOREINFO", 0, b"OSRELEASE=6.1\n")
         assert opened(build.elf([Load(0x1000, A)], notes)).vmcoreinfo == b"OSRELEASE=6.1\n"
 
+    def test_a_note_that_is_cut_off_is_not_believed(self, opened: Callable[[bytes], Image]) -> None:
+        notes = build.note(b"VMCOREINFO", 0, b"OSRELEASE=6.1\n" * 40)[:100]
+        assert opened(build.elf([Load(0x1000, A)], notes)).vmcoreinfo is None
+
     def test_a_core_of_virtualbox(self, opened: Callable[[bytes], Image]) -> None:
         # Notes of VirtualBox (DBGFCorefmt.h): NT_VBOXCORE 0xb00 "VBCORE", NT_VBOXCPU 0xb01 "VBCPU".
         notes = build.note(b"VBCORE", 0xB00, bytes(24)) + build.note(b"VBCPU", 0xB01, bytes(1000))
@@ -207,6 +211,13 @@ class TestFlattened:
             build.flattened([(0, bytes(len(self.CORE) - 10)), (0, self.CORE), (len(self.CORE) - 4, b"last")])
         )
         assert image.read(0x100000, 8192) == B[:-4] + b"last"
+
+    def test_a_piece_that_is_nowhere_near_the_others_is_left_out(
+        self, opened: Callable[[bytes], Image]
+    ) -> None:
+        image = opened(build.flattened([(0, self.CORE), (1 << 40, b"far")]))
+        assert image.read(0x100000, 8192) == B
+        assert "no sense in the piece at offset" in image.defects[0]
 
     def test_a_gap_reads_as_zeros(self, opened: Callable[[bytes], Image]) -> None:
         core = self.CORE

@@ -35,6 +35,11 @@ def test_each_address_goes_to_the_first_that_claims_it(claims: list[Segment]) ->
     assert all(found.size > 0 for found in result)
 
 
+def test_what_is_covered_by_others_does_not_break_them_up() -> None:
+    whole = Segment(0, 10, 500)
+    assert disjoint([whole, Segment(2, 3, 100), Segment(20, 1, 0)]) == [whole, Segment(20, 1, 0)]
+
+
 @given(st.binary(max_size=60), st.integers(0, 3), st.integers(0, 500))
 def test_runs_are_those_of_a_loop(bitmap: bytes, offset: int, pages: int) -> None:
     bits = bitmap[offset:]

@@ -35,10 +35,12 @@ def _decompressor(way: int) -> Callable[[bytes, int], bytes | None]:
 
 def _zlib() -> Callable[[bytes, int], bytes | None]:
     def inflate(data: bytes, size: int) -> bytes | None:
+        stream = zlib.decompressobj()
         try:
-            return zlib.decompressobj().decompress(data, size)
+            page = stream.decompress(data, size + 1)
         except zlib.error:
             return None
+        return page if stream.eof else None
 
     return inflate
 
