@@ -16,8 +16,13 @@ from typing import Any
 
 import pytest
 
+from memdump.cli.acquire import _finish
+from memdump.errors import MemdumpError
+from memdump.machine.gentle import EVERY, Gentle
+from memdump.machine.output import Output
 from tests.machine.fake_kcore import Machine, make
 from tests.machine.test_acquire import lime
+from tests.machine.test_manifest import SAMPLE
 
 DRIVER = """
 import sys, time
@@ -246,3 +251,20 @@ def test_only_the_standard_library_is_needed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["memdump"]
+
+
+def test_a_disk_that_fails_at_the_end_does_not_hide_why_it_was_stopped(tmp_path: Path) -> None:
+    class Full:
+        def write(self, data: object, /) -> None: ...
+
+        def settle(self) -> None:
+            raise MemdumpError("no room left on the disk")
+
+    for before, after in (("stopped by SIGTERM", "stopped by SIGTERM"), (None, "no room left on the disk")):
+        stream = Gentle(Full())
+        stream.write(bytes(EVERY))
+        taken = SAMPLE._replace(complete=before is None, stopped_by=before)
+        with Output(tmp_path / "a.lime") as image:
+            found = _finish(taken, stream, image)
+        assert (found.complete, found.stopped_by) == (False, after)
+        assert names(tmp_path) == []
