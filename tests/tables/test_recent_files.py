@@ -8,6 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from drgn import offsetof
+
+from memdump.kernel import open_kernel
+from memdump.kernel.inodes import Inodes
+from memdump.kernel.superblocks import all_superblocks
+from tests.kernel.images import Altered
 
 if TYPE_CHECKING:
     from memdump.dump import Dump
@@ -178,3 +184,26 @@ def test_paths_are_bytes_that_need_not_be_text(guest: Made, rows: list[Any]) -> 
         assert {b"not-utf8-\xff\xfe", b"escape-\x1b]0;owned\x07", b"new\nline", "日本語".encode()} <= names[
             base
         ]
+
+
+def test_a_break_in_a_list_loses_nothing(dump: Dump, rows: list[Any]) -> None:
+    """The list of superblocks, that of a file system's inodes, and that of a folder's entries."""
+    kernel = dump.kernel
+    superblocks = list(all_superblocks(kernel, "recent_files"))
+    data = next(found for found in superblocks if found.type == "ext4")
+    inodes = list(Inodes(kernel.program).of_superblock(data.address))
+    dentries = kernel.paths.dentries
+    children = list(dentries.children(data.root, dentries.read(data.root)))
+    inode, dentry = (kernel.program.type(f"struct {name}") for name in ("inode", "dentry"))
+    sibling = offsetof(dentry, "d_sib.next" if dentry.has_member("d_sib") else "d_child.next")
+    broken = (
+        superblocks[len(superblocks) // 2].struct.s_list.address_of_().value_(),
+        inodes[len(inodes) // 2][0] + offsetof(inode, "i_sb_list.next"),
+        children[0][0] + sibling,
+    )
+    torn = open_kernel(Altered(dump.image, {address - kernel.direct_map: b"\xde" * 8 for address in broken}))
+    found = list(importlib.import_module("memdump.tables.recent_files").recent_files.rows(torn))
+    assert {(row.device, row.inode, row.path) for row in found} == {
+        (row.device, row.inode, row.path) for row in rows
+    }
+    assert len([problem for problem in torn.problems if problem.table == "recent_files"]) >= len(broken)

@@ -12,7 +12,7 @@ from memdump.kernel.fields import Fields, first_member
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PAGE = 4096
+PAGE, POINTER = 4096, 8
 SECOND = 1_000_000_000
 NANOSECONDS = 0x7FFFFFFF
 """The topmost bit of ``i_ctime_nsec`` is a flag since Linux 6.13 (``I_CTIME_QUERIED``)."""
@@ -52,8 +52,10 @@ class Inode(NamedTuple):
     """How many pages its own address space caches."""
     alias: int
     """Address of one of its dentries."""
-    next_of_superblock: int
+    following: int
     """The link of the next inode in the superblock's list; see `Inodes.of_superblock`."""
+    previous: int
+    """The link of the inode before."""
 
 
 class Inodes:
@@ -71,14 +73,14 @@ class Inodes:
             inode,
             *("i_mode", "i_uid.val", "i_gid.val", "i_sb", "i_ino", "__i_nlink", "i_size"),
             *(_time(inode, which, part) for which in "amc" for part in ("sec", "nsec")),
-            *("i_mapping", "i_data.nrpages", "i_dentry.first", "i_sb_list.next"),
+            *("i_mapping", "i_data.nrpages", "i_dentry.first", "i_sb_list.next", "i_sb_list.prev"),
         )
 
     def read(self, address: int) -> Inode:
         """The inode at ``address``; raises `drgn.FaultError`."""
         values = self._fields.read(self._program, address)
         mode, uid, gid, superblock, number, links, size = values[:7]
-        asec, ansec, msec, mnsec, csec, cnsec, mapping, pages, alias, following = values[7:]
+        asec, ansec, msec, mnsec, csec, cnsec, mapping, pages, alias, following, previous = values[7:]
         return Inode(
             mode,
             uid,
@@ -94,19 +96,21 @@ class Inodes:
             pages,
             alias and alias - self._alias,
             following,
+            previous,
         )
 
-    def of_superblock(self, superblock: int) -> Iterator[tuple[int, Inode]]:
+    def of_superblock(self, superblock: int, *, backwards: bool = False) -> Iterator[tuple[int, Inode]]:
         """The inodes of the superblock at an address, with their addresses; raises `drgn.FaultError`.
 
-        The caller bounds it: in torn memory the list may be endless.
+        The caller bounds it: in torn memory the list may be endless.  What is lost of it one way may be had
+        the other way.
         """
         end = superblock + self._list
-        link = self._program.read_u64(end)
+        link = self._program.read_u64(end + backwards * POINTER)
         while link != end:
             found = self.read(link - self._link)
             yield link - self._link, found
-            link = found.next_of_superblock
+            link = found.previous if backwards else found.following
 
     def cached_bytes(self, address: int, inode: Inode) -> int:
         """How much of the file the page cache holds; raises `drgn.FaultError`."""

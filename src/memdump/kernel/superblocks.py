@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import drgn
-from drgn.helpers.linux.list import list_for_each_entry
+from drgn.helpers.linux.list import list_for_each_entry, list_for_each_entry_reverse
 
 from memdump.kernel.text import decode, decode_name
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from memdump.kernel.kernel import Kernel
 
+MOST = 1 << 16
+"""No kernel has more file systems in use."""
 MINOR_BITS = 20
 """A ``dev_t`` within the kernel: ``include/linux/kdev_t.h``."""
 
@@ -35,10 +37,17 @@ class Superblock(NamedTuple):
 
 
 def all_superblocks(kernel: Kernel, table: str) -> Iterator[Superblock]:
-    """Every superblock of the kernel; what cannot be read is noted for ``table``."""
+    """Every superblock of the kernel; what cannot be read is noted for ``table``.
+
+    Their list is walked both ways, so that what is behind a break in it is found, too.
+    """
     head = kernel.program["super_blocks"].address_of_()
-    found = list_for_each_entry("struct super_block", head, "s_list")
-    for each in kernel.problems.walk(table, "the list of superblocks", found):
+    arguments = ("struct super_block", head, "s_list")
+    found: dict[int, drgn.Object] = {}
+    for walk in (list_for_each_entry, list_for_each_entry_reverse):
+        for each in kernel.problems.walk(table, "the list of superblocks", walk(*arguments), MOST):
+            found.setdefault(each.value_(), each)
+    for each in found.values():
         with kernel.problems.skipping(table, f"superblock {each.value_():#x}"):
             device = each.s_dev.value_()
             yield Superblock(

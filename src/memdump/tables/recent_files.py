@@ -145,12 +145,19 @@ class _FileSystem:
                 yield self._outside(address, inode)
 
     def _list(self) -> dict[int, Inode]:
-        """The inodes of the file system by address."""
+        """The inodes of the file system by address, also of what is behind a break of their list."""
         listed: dict[int, Inode] = {}
-        with self.problems.skipping("recent_files", f"list of inodes of {self.name}"):
+        place = f"list of inodes of {self.name}"
+        with self.problems.skipping("recent_files", place):
             for address, inode in self.inodes.of_superblock(self.superblock.address):
                 if address in listed:
                     raise ValueError(f"it runs into itself at {address:#x}")
+                listed[address] = inode
+            return listed
+        with self.problems.skipping("recent_files", f"{place}, backwards"):
+            for address, inode in self.inodes.of_superblock(self.superblock.address, backwards=True):
+                if address in listed:
+                    break
                 listed[address] = inode
         return listed
 
