@@ -24,6 +24,7 @@ SMEAR = (
     ValueError,
     TypeError,
     OverflowError,
+    RecursionError,
 )
 """What reading a torn or hostile structure raises: none of these is a fault of the program."""
 
@@ -73,8 +74,12 @@ class Problems:
             return None
 
     def walk(self, table: str, place: str, items: Iterable[T], limit: int = LONGEST_WALK) -> Iterator[T]:
-        """Yield ``items`` until they end, fault or prove endless; the latter two are noted."""
+        """Yield ``items`` until they end, fault or prove endless; the latter two are noted.
+
+        A pointer that comes a second time proves a list endless.
+        """
         iterator = iter(items)
+        seen: set[int] = set()
         for _ in range(limit):
             try:
                 item = next(iterator)
@@ -83,6 +88,12 @@ class Problems:
             except SMEAR as error:
                 self.add(table, place, error)
                 return
+            if isinstance(item, drgn.Object) and item.type_.kind is drgn.TypeKind.POINTER:
+                address = item.value_()
+                if address in seen:
+                    self.add(table, place, f"the list runs into itself after {len(seen)} entries")
+                    return
+                seen.add(address)
             yield item
         self.add(table, place, f"gave up after {limit} entries: the list does not end")
 

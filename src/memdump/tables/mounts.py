@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from drgn import cast
 from drgn.helpers.linux.list import list_for_each_entry
-from drgn.helpers.linux.rbtree import rbtree_inorder_for_each_entry
 
+from memdump.kernel import rbtree
 from memdump.kernel.text import decode
 from memdump.tables.schema import DETAIL, table
 from memdump.tables.tasks import all_tasks
@@ -87,7 +87,7 @@ def _mounts_in(namespace: Object) -> Iterator[Object]:
     if hasattr(namespace, "list"):
         return list_for_each_entry("struct mount", namespace.list.address_of_(), "mnt_list")
     # A tree from 6.8 on.
-    return rbtree_inorder_for_each_entry("struct mount", namespace.mounts.address_of_(), "mnt_node")
+    return rbtree.entries(namespace.mounts, "struct mount", "mnt_node")
 
 
 def _row(kernel: Kernel, pointer: Object, namespace: int) -> MountPoint | None:
