@@ -22,7 +22,7 @@ __all__ = ["open"]
 def open(path: str | os.PathLike[str]) -> Dump:  # noqa: A001
     """Open a memory image of any format that memdump reads.
 
-    Raises `memdump.errors.NotADump` where the file is none, and `memdump.errors.NotPermitted` where it may not
+    Raises `memdump.errors.NotADump` where the file is none, `memdump.errors.NotPermitted` where it may not
     be read.
     """
     from memdump.dump import Dump
