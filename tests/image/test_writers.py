@@ -163,7 +163,7 @@ def test_raw_is_refused_where_it_would_be_absurd(opened: Callable[[bytes], Image
 def test_unreadable_memory_leaves_what_follows_in_its_place(
     opened: Callable[[bytes], Image], tmp_path: Path, kind: str
 ) -> None:
-    pages = {number: b"%04d" % number * 1024 for number in [*range(8), 16, 400]}
+    pages = {number: bytes([number, 0xC3]) * 2048 for number in [*range(8), 16, 255]}
     content = bytearray(build.kdump(pages))
     damaged = (3, 7)  # in the middle of a range, and at its end
     for number in damaged:
