@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PAGE = 4096
 UNCHANGED = 0.85
 """The least share of pages that are the same: memdump, its interpreter and the image's own page cache change
-some, and in a guest as small as these they weigh much (93 % were measured with 768 MiB)."""
+some, and in a guest as small as these they weigh much (93 to 96 % were measured)."""
 
 
 class Memory(NamedTuple):
