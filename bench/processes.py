@@ -43,9 +43,9 @@ def script(name: str) -> str:
     return str(Path(sysconfig.get_path("scripts")) / name)
 
 
-def run(command: Sequence[str | Path], cache: Path | None = None) -> Taken:
+def run(command: Sequence[str | Path], cache: Path | None = None, **variables: str) -> Taken:
     """Run a command to its end; ``cache`` stands in for the user's cache folder."""
-    environment = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {})}
+    environment = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {}), **variables}
     # What is installed runs from compiled code; from a work tree it would be compiled at every start.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     began = time.perf_counter()

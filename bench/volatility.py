@@ -41,8 +41,12 @@ class Volatility:
 
     def __init__(self, image: Path, folder: Path) -> None:
         self._image, self._symbols, self._cache = image, folder / "symbols", folder / "cache"
-        self._symbols.mkdir()
-        self._cache.mkdir()
+        self._shadow = folder / "shadow"
+        for each in (self._symbols, self._cache, self._shadow):
+            each.mkdir()
+        # At the first sight of a symbol file Volatility spends minutes on comparing it with its schema, but
+        # not where jsonschema is not installed.  Later runs take the same either way.
+        (self._shadow / "jsonschema.py").write_text("raise ImportError('left out')")
         made = run([script("memdump"), "export", "isf", image, self._symbols / "kernel.json"])
         if made.status:
             sys.exit(f"no symbols for Volatility: {made.errors.strip()}")
@@ -51,7 +55,7 @@ class Volatility:
     def run(self, plugin: str) -> Taken:
         """Run a plugin."""
         command: list[str | Path] = [script("vol"), "-q", "-f", self._image, "-s", self._symbols, plugin]
-        return run(command, self._cache)
+        return run(command, self._cache, PYTHONPATH=str(self._shadow))
 
 
 def main() -> None:

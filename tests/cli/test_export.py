@@ -71,7 +71,10 @@ def plain(text: str) -> bool:
 
 def test_pslist_tells_the_processes_of_the_guest(guest: Made, volatility: Volatility) -> None:
     told = {row["PID"]: row for row in volatility.run("linux.pslist.PsList")}
-    recorded = proc.processes(guest)
+    # Volatility leaves out a process that has ended and was not waited for.
+    recorded = {
+        pid: found for pid, found in proc.processes(guest).items() if proc.stat(found["stat"])[3] != "Z"
+    }
     assert set(recorded) <= set(told)
     assert all(told[pid]["PPID"] == 2 for pid in set(told) - set(recorded))  # workers of the kernel
     for pid, found in recorded.items():
@@ -86,10 +89,12 @@ def test_pslist_tells_the_processes_of_the_guest(guest: Made, volatility: Volati
 
 def test_psaux_tells_their_arguments(guest: Made, volatility: Volatility) -> None:
     told = {row["PID"]: row["ARGS"] for row in volatility.run("linux.psaux.PsAux")}
+    # Volatility gives up on long ones, and does not look for the end of a title that outgrew them.
+    left_out = {proc.role(guest, "title"), proc.role(guest, "long_line")}
     compared = 0
     for pid, found in proc.processes(guest).items():
         arguments = (found["cmdline"] or "").removesuffix("\0").replace("\0", " ")
-        if arguments and plain(arguments):
+        if arguments and plain(arguments) and pid not in left_out:
             assert told[pid].strip() == arguments.strip()
             compared += 1
     assert compared > 10
