@@ -8,12 +8,18 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from tests.lab import cache, disks, guests, kernels
+from tests.lab import boot, cache, disks, guests, kernels
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-RECIPE = guests.Recipe("incident", "6.12", four_level=False, scenario="incident")
+OUTSIDE = (
+    "-netdev user,id=n0,restrict=on,net=192.0.2.0/24,guestfwd=tcp:192.0.2.66:4444-null "
+    "-device virtio-net-pci,netdev=n0"
+)
+"""A network that leads nowhere, on which one address takes connections: the attacker's."""
+
+RECIPE = boot.Recipe("incident", "6.12", four_level=False, scenario="incident", devices=OUTSIDE)
 
 
 def main() -> int:
@@ -37,7 +43,7 @@ def _take(folder: Path) -> None:
     carried = folder / "carried.ext4"
     guests.make_carried(carried)
     _say(began, f"booting Linux {kernel.release} in QEMU: no acceleration needed, {RECIPE.memory} of memory")
-    with guests.start(RECIPE, kernel, carried, folder / "console.log") as guest:
+    with boot.Guest(RECIPE, kernel, carried, folder / "console.log") as guest:
         guest.hear("ready")
         _say(began, "somebody broke in; now, inside the guest: memdump acquire memory.lime")
         status = guest.ask("acquire", "acquired")

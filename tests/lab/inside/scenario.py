@@ -54,8 +54,7 @@ def run() -> Truth:
     """Set everything up; the answer says which process plays which role and what only the doer can know."""
     libc.sethostname(b"victim")
     os.environ.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-    for module in MODULES:
-        subprocess.run(["modprobe", module], check=False, stderr=subprocess.DEVNULL)
+    load_modules(*MODULES)
     files.mount_all()
     left = files.write_all()
     sockets.configure_interfaces()
@@ -73,6 +72,11 @@ def run() -> Truth:
         "log_markers": [os.fsdecode(line) for line in LOG_MARKERS],
         "container": CONTAINER,
     }
+
+
+def load_modules(*names: str) -> None:
+    """Load what of these is a module of this kernel, and not built in."""
+    subprocess.run(["modprobe", "--all", "--quiet", *names], check=False)
 
 
 def last_moment() -> None:
@@ -103,7 +107,7 @@ def _names() -> list[actors.Actor]:
         actors.start("look_alike", actors.become, hidden, [b"[kworker/0:1]", b"100000"]),
         actors.start("escapes", _stand, name=b"\x1b]0;evil\x07\xff\n)"),
         actors.start("kernel_name", _stand, name=b"kworker/0:1"),
-        actors.start("no_arguments", _no_arguments, name=b""),
+        actors.start("no_arguments", libc.set_command_line, b"", name=b""),
         actors.start("title", _title),
         actors.start("long_line", actors.become, sleep, long_line),
         actors.start("environment", actors.become, sleep, [b"sleep", b"100000"], environment),
@@ -122,24 +126,11 @@ def _stand() -> None:
     """Do nothing, which is what most actors do when they are set up."""
 
 
-def _no_arguments() -> None:
-    """Overwrite the command line with nothing, as some servers and some intruders do."""
-    Path("/proc/self/clear_refs").write_text("1")
-    begin, end = _arguments()
-    ctypes.memset(begin, 0, end - begin)
-
-
 def _title() -> None:
     """Give oneself a title, as setproctitle(3) does: it runs on into the environment."""
-    begin, end = _arguments()
+    begin, end = libc.arguments()
     title = b"server: worker process".ljust(end - begin + 7, b"!") + b"\0"
     ctypes.memmove(begin, title, len(title))
-
-
-def _arguments() -> tuple[int, int]:
-    """Where the command line begins and ends: arg_start and arg_end, fields 48 and 49 of proc(5)."""
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    return int(fields[45]), int(fields[46])
 
 
 def _as(uid: int, effective: int | None = None, groups: tuple[int, ...] = ()) -> None:
@@ -292,7 +283,7 @@ def _container_first() -> list[Any]:
     libc.mount("inner", "/run/inner", "tmpfs", data="size=1m")
     libc.mount("proc", "/proc", "proc")
     libc.mount("/run/loot/deep", "/mnt", "none", 1 << 12)  # MS_BIND
-    for command in (
+    sockets.ip(
         "link set lo up",
         "link add inner0 type veth peer name inner1",
         "addr add 10.9.8.7/24 dev inner0",
@@ -300,8 +291,7 @@ def _container_first() -> list[Any]:
         "link set inner0 up",
         "link set inner1 up",
         "neigh add 10.9.8.1 lladdr 02:00:00:00:09:08 nud permanent dev inner0",
-    ):
-        sockets.ip(command)
+    )
     os.chdir("/run/inner")
     Path("notes").write_text("inside")
     worker = actors.start("worker", _as, 1000, name=b"inner-worker")
@@ -309,6 +299,7 @@ def _container_first() -> list[Any]:
         worker,
         socket.create_server(("0.0.0.0", 8080)),
         socket.create_server(("fd00::7", 8081), family=socket.AF_INET6),
+        socket.socketpair(),
         open("notes"),
     ]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ Kept = list[Any]
 
 def configure_interfaces() -> None:
     """Loopback up, a dummy interface with addresses of both families, and neighbours set by hand."""
-    for command in (
+    ip(
         "link set lo up",
         "link add lab0 type dummy",
         "link set lab0 address 02:00:00:c0:ff:ee mtu 1400",
@@ -29,14 +29,12 @@ def configure_interfaces() -> None:
         "neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 nud noarp dev lab0",
         "neigh add 2001:db8::1 lladdr 02:00:00:00:00:03 nud permanent dev lab0",
         "neigh add proxy 192.0.2.99 dev lab0",
-    ):
-        ip(command)
+    )
 
 
-def ip(command: str) -> None:
-    """Run ip(8) in the caller's network namespace."""
-    if os.spawnvp(os.P_WAIT, "ip", ["ip", *command.split()]):
-        raise RuntimeError(f"ip {command}")
+def ip(*commands: str) -> None:
+    """Have ip(8) do all this in the caller's network namespace."""
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(commands), text=True, check=True)
 
 
 def _pair(family: int, address: str, port: int) -> tuple[socket.socket, socket.socket, socket.socket]:
