@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 SUMMARY = "take the memory of this machine, as a LiME image"
 EXAMPLE = "sudo memdump acquire /mnt/usb/web1.lime"
 
+_MANIFEST_ROOM = 64 << 10
+"""Bytes kept free for the manifest, which is due just when the image has filled the disk."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
@@ -58,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
 def _to_file(source: Source, path: Path, record_path: str, interrupt: Interrupt) -> int:
     destination.check(path, image_size(source.ranges()))
     with Output(record_path) as record, Output(path, keep_partial=True) as image:
+        record.reserve(_MANIFEST_ROOM)
         stream = Gentle(image)
         taken = _take(source, stream, path.name, interrupt, f"what was written stands in {image.part}")
         taken = _finish(taken, stream, image)

@@ -72,6 +72,11 @@ class Output:
             raise self._failed(error) from None
         self.position += size
 
+    def reserve(self, size: int) -> None:
+        """Take room, where there is any, for bytes that come later, when the disk may be full."""
+        with contextlib.suppress(OSError):
+            os.posix_fallocate(self._fd, 0, size)
+
     def settle(self) -> None:
         """Put what was written so far on the disk, and give back the memory that the system keeps of it.
 
@@ -87,7 +92,7 @@ class Output:
     def commit(self) -> None:
         """Make the file durable and give it its name; raises `MemdumpError` where that fails."""
         try:
-            if os.fstat(self._fd).st_size < self.position:
+            if os.fstat(self._fd).st_size != self.position:
                 os.ftruncate(self._fd, self.position)
             os.fsync(self._fd)
             self._rename()
