@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 CPU = "max,-erms,-fsrm,-smap,-avx,-avx2,-xsave"
 """All that QEMU emulates, so five-level paging too, but what it emulates badly: string moves byte by byte,
-fences around accesses to user memory, long vectors.  Without them a guest copies memory three times as fast and
-digests it twice as fast.  The short vectors stay: kernels take it that a processor with AES has them."""
+fences around accesses to user memory, long vectors.  Without them a guest copies memory three times as fast
+and digests it twice as fast.  The short vectors stay: kernels take it that a processor with AES has them."""
 
 ACCELERATOR = "tcg,thread=single"
 """With a host thread for each processor, a kernel that patches its own code now and then executes half of the
