@@ -19,7 +19,7 @@ guests: prepare
 	-@$(BIN)/python -m tests.lab
 
 test: lint guests
-	$(BIN)/pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest --numprocesses auto --dist loadgroup $(PYTEST_ARGS)
 
 demo: prepare
 	@$(BIN)/python -m tests.lab.demo

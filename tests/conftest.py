@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,23 +28,36 @@ LAB_REQUIRED = os.environ.get("CI") == "true" or os.environ.get("MEMDUMP_REQUIRE
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "lab: needs a real guest, booted when it is not in the lab's cache")
+    config.addinivalue_line("markers", "xdist_group(name): tests that one process runs, of several")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever takes a guest is a test of the lab, whether it says so or not."""
+    """Whatever takes a guest is a test of the lab; all that look into one guest share the opened image."""
     for item in items:
         if "guest" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.lab)
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+                item.add_marker(pytest.mark.xdist_group(f"guest {item.callspec.params['guest']}"))
+
+
+@functools.cache
+def _made(name: str) -> Made | Exception:
+    """The guest, or why there is none: a guest that could not be made is not tried again for each test."""
+    try:
+        return guests.get(guests.GUESTS[name])
+    except (cache.NoLab, RuntimeError, OSError, subprocess.CalledProcessError) as error:
+        return error
 
 
 def made(name: str) -> Made:
     """A guest by its name; without a lab the test is skipped, or fails where the lab is required."""
-    try:
-        return guests.get(guests.GUESTS[name])
-    except cache.NoLab as error:
-        if LAB_REQUIRED:
-            pytest.fail(f"the lab is required, but: {error}", pytrace=False)
-        pytest.skip(str(error))
+    found = _made(name)
+    if not isinstance(found, Exception):
+        return found
+    if isinstance(found, cache.NoLab) and not LAB_REQUIRED:
+        pytest.skip(str(found))
+    pytest.fail(f"no guest {name}: {found}", pytrace=False)
 
 
 @pytest.fixture(scope="session", params=sorted(guests.GUESTS))
