@@ -27,9 +27,9 @@ pytestmark = pytest.mark.lab
 
 
 @pytest.fixture(autouse=True)
-def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each kernel is worked out anew."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kernel is worked out anew: nothing can be remembered there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
 
 
 def pids(kernel: Kernel) -> set[int]:
@@ -88,7 +88,10 @@ def test_a_btf_torn_in_the_middle_is_not_used(dump: Dump) -> None:
     assert kernel.symbols.address_of("init_task") == dump.kernel.symbols.address_of("init_task")
 
 
-def test_a_btf_torn_in_the_middle_is_noticed_where_its_index_is_remembered(dump: Dump) -> None:
+def test_a_btf_torn_in_the_middle_is_noticed_where_its_index_is_remembered(
+    dump: Dump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert open_kernel(Altered(dump.image, {})).btf is not None
     torn = {physical(dump, "__start_BTF") + (1 << 20): bytes(1 << 16)}
     assert open_kernel(Altered(dump.image, torn)).btf is None
