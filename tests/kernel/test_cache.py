@@ -62,8 +62,6 @@ def test_a_torn_file_counts_as_absent(place: Path, data: st.DataObject) -> None:
         place.write_bytes(whole[:at])
         assert cache.load("ab", ADDRESS) is None
         place.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
-        if 16 <= at < 24:
-            return  # this is the check of the BTF: it is compared with the image's
         assert cache.load("ab", ADDRESS) is None
     finally:
         place.write_bytes(whole)

@@ -15,17 +15,17 @@ import struct
 import tempfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from memdump.kernel.btf import BtfIndex
 from memdump.kernel.symbols import SymbolTable
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-VERSION = 2
+VERSION = 3
 """To be raised when the arrays, or what is put into them, change."""
-HEADER = struct.Struct("<8s2Q7Q")
+HEADER = struct.Struct("<8sQ")
+"""Magic, and the version above the CRC-32 of all that follows."""
+LENGTHS = struct.Struct("<Q7Q")
+"""CRC-32 of the BTF, and the length of each array in bytes."""
 MAGIC = b"memdump\0"
 MOST_FILES = 32
 """At 5 to 12 MB each."""
@@ -48,9 +48,8 @@ def load(build_id: str, address: int) -> Remembered | None:
         data = _read(_place(build_id, address))
         if data is None:
             return None
-        btf_check, *lengths = HEADER.unpack_from(data)[2:]
-        arrays = list(_arrays(data, lengths))
-    except (OSError, ValueError, struct.error):
+        btf_check, arrays = _parts(data)
+    except (OSError, TypeError, ValueError, struct.error):
         return None
     addresses, starts, names, index, *btf = arrays
     if len(starts) != len(addresses) + 1 or len(index) != len(addresses):
@@ -62,8 +61,9 @@ def store(build_id: str, address: int, known: Remembered) -> None:
     """Remember a kernel.  A cache that cannot be written is no error."""
     parts = [memoryview(array).cast("B") for array in _all_arrays(known)]
     body = b"".join(bytes(part) + bytes(-len(part) % 8) for part in parts)
-    check = VERSION << 32 | zlib.crc32(body)
-    header = HEADER.pack(MAGIC, check, known.btf_check, *(len(part) for part in parts))
+    lengths = LENGTHS.pack(known.btf_check, *(len(part) for part in parts))
+    check = VERSION << 32 | zlib.crc32(body, zlib.crc32(lengths))
+    header = HEADER.pack(MAGIC, check) + lengths
     place = _place(build_id, address)
     with contextlib.suppress(OSError):
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -100,18 +100,18 @@ def _read(place: Path) -> bytes | None:
         return file.read()
 
 
-def _arrays(data: bytes, lengths: list[int]) -> Iterator[memoryview]:
-    magic, check = struct.unpack_from("<8sQ", data)
-    body = memoryview(data)[HEADER.size :]
-    if magic != MAGIC or check != (VERSION << 32 | zlib.crc32(body)):
+def _parts(data: bytes) -> tuple[int, list[memoryview]]:
+    """The check of the BTF, and the arrays; raises `ValueError` where the file is not whole."""
+    magic, check = HEADER.unpack_from(data)
+    if magic != MAGIC or check != (VERSION << 32 | zlib.crc32(memoryview(data)[HEADER.size :])):
         raise ValueError("torn, or of another version")
-    at = 0
+    btf_check, *lengths = LENGTHS.unpack_from(data, HEADER.size)
+    body = memoryview(data)[HEADER.size + LENGTHS.size :]
+    arrays, at = [], 0
     for format_, length in zip(FORMATS, lengths, strict=True):
-        part = body[at : at + length]
-        if len(part) != length:
-            raise ValueError("torn")
-        yield part.cast(format_)
+        arrays.append(body[at : at + length].cast(format_))
         at += length + -length % 8
+    return btf_check, arrays
 
 
 def _all_arrays(known: Remembered) -> tuple[memoryview, ...]:
