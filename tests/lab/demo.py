@@ -33,7 +33,9 @@ def main() -> int:
         print(f"make demo: {error}", file=sys.stderr)
         return 1
     print(f"\n$ memdump triage {image}", flush=True)
-    return subprocess.run([sys.executable, "-m", "memdump", "triage", str(image)], check=False).returncode
+    status = subprocess.run([sys.executable, "-m", "memdump", "triage", str(image)], check=False).returncode
+    # The machine went on while its memory was read: a page that had changed by then is a problem, not a failure.
+    return 0 if status == 1 else status
 
 
 def _take(folder: Path) -> None:
