@@ -4,7 +4,7 @@
 
 BIN = .venv/bin
 
-.PHONY: prepare lint guests test demo
+.PHONY: prepare lint guests test demo bench
 
 prepare:
 	@scripts/prepare
@@ -23,3 +23,7 @@ test: lint guests
 
 demo: prepare
 	@$(BIN)/python -m tests.lab.demo
+
+# Beside the peers; the guests it needs take 20 GB of disk and some minutes.
+bench: prepare
+	@$(BIN)/python -m bench

@@ -34,7 +34,7 @@ def main() -> int:
         return 1
     print(f"\n$ memdump triage {image}", flush=True)
     status = subprocess.run([sys.executable, "-m", "memdump", "triage", str(image)], check=False).returncode
-    # The machine went on while its memory was read: a page that had changed by then is a problem, not a failure.
+    # The machine went on while its memory was read: a page that had changed by then is no failure.
     return 0 if status == 1 else status
 
 
