@@ -49,7 +49,8 @@ def test_triage_marks_what_the_scenario_hides(guest: Made, capfd: pytest.Capture
     }
     for role, said in expected.items():
         assert f"  {said}  " in marked[proc.role(guest, role)]
-    assert any(line.endswith("  id") for line in lines)
+    typed = [command for of_one in guest.truth["scenario"]["history"].values() for command in of_one]
+    assert sum(any(line.endswith("  " + one["command"]) for line in lines) for one in typed) >= 3
 
 
 def test_info_tells_the_kernel_and_the_manifest(guest: Made, capfd: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,7 @@ class Output:
         self.keep_partial = keep_partial
         self.position = 0
         """Where the next byte goes: the bytes written and skipped so far."""
+        self._reserved = False
         if os.path.lexists(self.path):
             raise UsageError(f"{self.path}: exists already and is never written over; choose another name")
         self._fd = self._create()
@@ -74,6 +75,7 @@ class Output:
 
     def reserve(self, size: int) -> None:
         """Take room, where there is any, for bytes that come later, when the disk may be full."""
+        self._reserved = True
         with contextlib.suppress(OSError):
             os.posix_fallocate(self._fd, 0, size)
 
@@ -92,7 +94,8 @@ class Output:
     def commit(self) -> None:
         """Make the file durable and give it its name; raises `MemdumpError` where that fails."""
         try:
-            if os.fstat(self._fd).st_size != self.position:
+            size = os.fstat(self._fd).st_size
+            if size < self.position or self._reserved:  # a hole at the end, or room that was not needed
                 os.ftruncate(self._fd, self.position)
             os.fsync(self._fd)
             self._rename()
