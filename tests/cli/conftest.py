@@ -20,6 +20,12 @@ SETTINGS = ("COLUMNS", "NO_COLOR", "MEMDUMP_DEBUG", "PYTHONUNBUFFERED", "PYTHONI
 TABLES = ("ships", "crew", "wrecks", "faulty", "endless", "interrupted")
 
 
+@pytest.fixture(autouse=True)
+def any_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output is no terminal's, also where tests run side by side: pytest-xdist gives its workers a width."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 class Result(NamedTuple):
     status: int
     out: str
