@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+"""Bytes of a page on this machine."""
+_PAGE_FLAGS = "/proc/kpageflags"
+
+
 class Host(NamedTuple):
     """Facts that tell one machine, and one boot of it, from all others."""
 
@@ -39,9 +44,18 @@ def this_host() -> Host:
         kernel_version=system.version,
         machine=system.machine,
         boot_id=_line("/proc/sys/kernel/random/boot_id"),
-        page_size=os.sysconf("SC_PAGE_SIZE"),
+        page_size=PAGE_SIZE,
         command_line=_line("/proc/cmdline"),
     )
+
+
+def page_flags(first: int, count: int) -> bytes:
+    """Give the flags of ``count`` pages from page number ``first``, 8 bytes each; raises ``OSError``."""
+    file = os.open(_PAGE_FLAGS, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(file, count * 8, first * 8)
+    finally:
+        os.close(file)
 
 
 def printable(text: str) -> str:

@@ -8,13 +8,13 @@ from typing import Optional, Sequence
 
 from memdump.errors import MemdumpError, NotADump, NotPermitted
 from memdump.machine import iomem, kcore_headers
-from memdump.machine.source import Range
+from memdump.machine.source import Range, Source
 
 PATH = "/proc/kcore"
 _LOCKDOWN = "/sys/kernel/security/lockdown"
 
 
-class KcoreSource:
+class KcoreSource(Source):
     """Reads system RAM through the direct map in ``/proc/kcore``.
 
     The kernel itself puts zeros, and no error, in place of pages that it must not touch: offline and balloon

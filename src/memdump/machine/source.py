@@ -1,6 +1,10 @@
 """What physical memory can be read from."""
 
-from typing import NamedTuple, Optional, Protocol, Sequence
+import abc
+from typing import List, NamedTuple, Optional, Sequence
+
+from memdump.machine import host
+from memdump.machine.host import Host, Instant
 
 
 class Range(NamedTuple):
@@ -15,21 +19,59 @@ class Range(NamedTuple):
         return self.start + self.size
 
 
-class Source(Protocol):
-    """Something that gives the physical memory of a running machine."""
+class Source(abc.ABC):
+    """Something that gives the physical memory of a running machine.
+
+    What is not overridden holds for the machine that memdump itself runs on, and for a source that never
+    pauses it.
+    """
 
     name: str
-    vmcoreinfo: Optional[str]
+    """What ``--source`` calls it."""
+    page_size: int = host.PAGE_SIZE
+    vmcoreinfo: Optional[str] = None
     """The kernel's VMCOREINFO text, where the source has it."""
+    pauses_machine = False
+    """Whether the machine stands still between `begin` and `end`."""
 
+    @abc.abstractmethod
     def ranges(self) -> Sequence[Range]:
-        """Give the ranges of system RAM, ascending and disjoint."""
+        """Give the ranges of system RAM, of whole pages, ascending and disjoint."""
 
+    @abc.abstractmethod
     def read_into(self, address: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from physical ``address``.
 
-        Raises ``OSError`` where any part of it cannot be read; the caller then asks for smaller blocks.
+        Raises ``OSError`` where any part of it cannot be read; the caller then asks for smaller blocks, down
+        to a page.  Raises `memdump.errors.MemdumpError` where nothing more can be read at all.
         """
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Give back what is held open."""
+
+    def begin(self) -> None:
+        """Make ready: called once, just before the first byte is read."""
+
+    def end(self) -> List[float]:
+        """Let the machine run on, if it was paused, and give the seconds of each pause.
+
+        Called once after the last byte, also when something failed, and always after `begin`.
+        """
+        return []
+
+    def host(self) -> Host:
+        """Tell which machine it is."""
+        return host.this_host()
+
+    def now(self) -> Instant:
+        """Read its clocks."""
+        return host.now()
+
+    def page_flags(self, address: int, size: int) -> bytes:
+        """Give what the kernel says of each page: 8 bytes a page, in its byte order.
+
+        The bits are those of ``/proc/kpageflags`` (kernel, ``include/uapi/linux/kernel-page-flags.h``).
+        Raises ``OSError`` where that is not to be had.
+        """
+        return host.page_flags(address // self.page_size, size // self.page_size)
