@@ -1,20 +1,97 @@
 """The manifest: what was taken, from where, when and how whole; it stands beside the image, ``IMAGE.json``.
 
-``docs/acquire.md`` describes every key for those who read it with something else than memdump.
+``docs/manifest.md`` describes every key for those who read it with something else than memdump.
 """
 
+import calendar
 import json
+import re
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Type, TypeVar, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from memdump.errors import NotADump, NotPermitted
-from memdump.machine.host import Host, Instant
+from memdump.machine import document
+from memdump.machine.document import Fields
+from memdump.machine.host import Host, Instant, printable
 from memdump.machine.source import Range
 
 FORMAT = "memdump manifest"
-VERSION = 1
+VERSION = 2
 LARGEST = 64 << 20
-"""Bytes; a manifest of a terabyte machine is a few kilobytes."""
+"""Bytes; a manifest of a terabyte machine is a few kilobytes, with all free pages left out a few million."""
+
+_PAIR = re.compile(r'\[\s+("0x[0-9a-f]+"),\s+(\d+)\s+\]')
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_BEHIND = re.compile("([?#]).*", re.DOTALL)
+_REMOVED = "[removed]"
+_KEPT = rf"\1{_REMOVED}"
+
+
+class Operator(NamedTuple):
+    """Who acquired, on which machine, and what its clocks showed.
+
+    For a remote source that is the analyst's machine.
+    """
+
+    hostname: str
+    user: str
+    started: Instant
+    ended: Instant
+
+
+class Refused(NamedTuple):
+    """A source that was not taken, and why."""
+
+    source: str
+    reason: str
+
+
+class Staged(NamedTuple):
+    """The kernel's own pages, which ``kernel-first`` reads before all others."""
+
+    size: int
+    """Bytes that were read first."""
+    no_room: int
+    """Bytes for which there was no room, so that they were read with the rest."""
+
+
+class Skipped(NamedTuple):
+    """What was left out on purpose."""
+
+    reason: str
+    """``free``: the kernel said that nothing uses these pages."""
+    ranges: Sequence[Range]
+
+
+class Stream(NamedTuple):
+    """The image as it was taken, before it was compressed or encrypted."""
+
+    format: str
+    """``lime``."""
+    size: int
+    sha256: str
+
+
+class Part(NamedTuple):
+    """One file of an image that was split."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Written(NamedTuple):
+    """The image as it was written."""
+
+    name: Optional[str]
+    """Of the file, without its folder; none for standard output."""
+    size: int
+    sha256: str
+    """Over all parts, one after the other, where it was split."""
+    layers: Sequence[str] = ()
+    """What the stream was put through, in this order: ``zstd``, ``age``."""
+    parts: Sequence[Part] = ()
+    """The files it was split into, in order; none where it is one file."""
 
 
 class Timings(NamedTuple):
@@ -24,6 +101,10 @@ class Timings(NamedTuple):
     reading: float
     hashing: float
     writing: float
+    compressing: float = 0.0
+    encrypting: float = 0.0
+    staging: float = 0.0
+    """From the first to the last kernel page that was read first; a part of ``reading``."""
 
 
 class Manifest(NamedTuple):
@@ -32,37 +113,55 @@ class Manifest(NamedTuple):
     memdump: str
     """The version of memdump."""
     command: Sequence[str]
-    file: Optional[str]
-    """Name of the image without its folder; none for standard output."""
-    image_format: str
+    """The command line, as `command` gives it."""
     host: Host
+    """The machine whose memory it is."""
     started: Instant
+    """Its clocks before the first byte."""
     ended: Instant
+    """Its clocks after the last byte."""
     source: str
     ranges: Sequence[Range]
-    """What the image was to hold; all of it is there if ``complete``."""
-    unreadable: Sequence[Range]
-    """What could not be read and stands as zeros in the image."""
-    size: int
-    """Bytes of the image, its headers included."""
-    sha256: str
-    """Digest of these bytes, taken while they were written."""
+    """What was to be taken; all of it is there if ``complete``."""
+    stream: Stream
     complete: bool
     """Whether the image holds all ranges; unreadable pages are no reason against it."""
     stopped_by: Optional[str]
     """Why it is not complete."""
     timings: Timings
     vmcoreinfo: Optional[str]
+    written: Optional[Written] = None
+    """None in the copy inside the image, which cannot know it."""
+    acquired_by: Optional[Operator] = None
+    evidence: Optional[str] = None
+    """How it is known what the source reads, such as where the direct map was found."""
+    refused: Sequence[Refused] = ()
+    order: str = "ascending"
+    """``ascending`` by address, or ``kernel-first``."""
+    staged: Optional[Staged] = None
+    skipped: Sequence[Skipped] = ()
+    unreadable: Sequence[Range] = ()
+    """What could not be read and stands as zeros in the image."""
+    not_taken: Sequence[Range] = ()
+    """What of ``ranges`` is missing at the end, where it is not complete."""
+    pauses: Sequence[float] = ()
+    """Seconds for which the machine stood still, each time."""
 
     def to_json(self) -> str:
         """Give the text of the file."""
-        document: Dict[str, Any] = {"format": FORMAT, "version": VERSION}
-        document.update(self._asdict())
-        for key in ("host", "started", "ended", "timings"):
-            document[key] = document[key]._asdict()
-        for key in ("ranges", "unreadable"):
-            document[key] = [{"start": hex(found.start), "size": found.size} for found in document[key]]
-        return json.dumps(document, indent=2) + "\n"
+        values: Dict[str, Any] = {"format": FORMAT, "version": VERSION}
+        values.update(_plain(self))
+        values["clock_offsets_ns"] = list(self.clock_offsets_ns)
+        # Of ranges there may be a hundred thousand: one line each.
+        return _PAIR.sub(r"[\1, \2]", json.dumps(values, indent=2)) + "\n"
+
+    @property
+    def clock_offsets_ns(self) -> Tuple[int, int]:
+        """The host's wall clock minus the time since its boot, at the start and at the end.
+
+        They differ by what the wall clock was set by meanwhile, to a microsecond.
+        """
+        return _offset(self.started), _offset(self.ended)
 
 
 def path_of(image: str) -> str:
@@ -70,19 +169,43 @@ def path_of(image: str) -> str:
     return (image[: -len(".part")] if image.endswith(".part") else image) + ".json"
 
 
+def command(arguments: Sequence[str]) -> List[str]:
+    """Give a command line as a manifest holds it: without the secrets that addresses carry.
+
+    What stands behind ``?`` or ``#`` (a signature that lets anybody write there) and before ``@`` (a
+    password) is replaced by ``[removed]``; the user of an ``ssh`` address stays.
+    """
+    return [_URL.sub(_without_secrets, printable(argument)) for argument in arguments]
+
+
+def _without_secrets(found: "re.Match[str]") -> str:
+    scheme, rest = found[1], found[2]
+    place, slash, path = rest.partition("/")
+    user, at, host = place.rpartition("@")
+    if at:
+        name, colon, _ = user.partition(":")
+        place = (name + (colon and f":{_REMOVED}") if scheme == "ssh" else _REMOVED) + at + host
+    return f"{scheme}://{_BEHIND.sub(_KEPT, place + slash + path)}"
+
+
 def load(path: Union[str, Path]) -> Manifest:
     """Read a manifest; raises `NotADump` where the file is none, `NotPermitted` where it may not be read."""
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(LARGEST + 1)
-    except PermissionError as error:
-        raise NotPermitted(f"{path}: {error.strerror}") from None
-    except OSError as error:
-        raise NotADump(f"{path}: {error.strerror}") from None
+    data = read(path)
     try:
         return parse(data)
     except NotADump as error:
         raise NotADump(f"{path}: {error}") from None
+
+
+def read(path: Union[str, Path]) -> bytes:
+    """Read the bytes of a manifest, which a signature is over; raises as `load` does."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(LARGEST + 1)
+    except PermissionError as error:
+        raise NotPermitted(f"{path}: {error.strerror}") from None
+    except OSError as error:
+        raise NotADump(f"{path}: {error.strerror}") from None
 
 
 def parse(data: bytes) -> Manifest:
@@ -90,106 +213,51 @@ def parse(data: bytes) -> Manifest:
     if len(data) > LARGEST:
         raise NotADump("too large for a manifest")
     try:
-        document = json.loads(data.decode("utf-8"), parse_int=_integer)
-    except (ValueError, RecursionError):
+        values = document.read(data)
+    except ValueError:
         raise NotADump("not a manifest: it is not valid JSON") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise NotADump("not a manifest of memdump")
-    if document.get("version") != VERSION:
-        raise NotADump(f"a manifest of version {document.get('version')!r:.20}; this memdump reads {VERSION}")
-    found = _Fields(document)
+    version = values.get("version")
+    if version == 1 and version is not True:
+        values = _from_version_1(values)
+    elif version != VERSION:
+        raise NotADump(f"a manifest of version {version!r:.20}; this memdump reads 1 to {VERSION}")
+    return _manifest(Fields(values, "manifest"))
+
+
+def _manifest(found: Fields) -> Manifest:
+    written, operator = found.optional_fields("written"), found.optional_fields("acquired_by")
+    staged = found.optional_fields("staged")
     return Manifest(
         memdump=found.text("memdump"),
         command=found.texts("command"),
-        file=found.optional_text("file"),
-        image_format=found.text("image_format"),
         host=_host(found.fields("host")),
-        started=_instant(found.fields("started")),
-        ended=_instant(found.fields("ended")),
+        started=found.instant("started"),
+        ended=found.instant("ended"),
         source=found.text("source"),
         ranges=found.ranges("ranges"),
-        unreadable=found.ranges("unreadable"),
-        size=found.count("size"),
-        sha256=found.text("sha256"),
+        stream=_stream(found.fields("stream")),
         complete=found.get("complete", bool),
         stopped_by=found.optional_text("stopped_by"),
         timings=_timings(found.fields("timings")),
         vmcoreinfo=found.optional_text("vmcoreinfo"),
+        written=_written(written) if written else None,
+        acquired_by=_operator(operator) if operator else None,
+        evidence=found.optional_text("evidence"),
+        refused=tuple(Refused(one.text("source"), one.text("reason")) for one in found.all_fields("refused")),
+        order=found.text("order"),
+        staged=Staged(staged.count("size"), staged.count("no_room")) if staged else None,
+        skipped=tuple(
+            Skipped(one.text("reason"), one.ranges("ranges")) for one in found.all_fields("skipped")
+        ),
+        unreadable=found.ranges("unreadable"),
+        not_taken=found.ranges("not_taken"),
+        pauses=found.all_seconds("pauses"),
     )
 
 
-T = TypeVar("T")
-
-
-class _Fields:
-    """A JSON object whose values are of the kind that is asked for, or a `NotADump` says which is not."""
-
-    def __init__(self, values: Dict[str, Any], place: str = "") -> None:
-        self._values = values
-        self._place = place
-
-    def get(self, key: str, kind: Type[T]) -> T:
-        value = self._values.get(key)
-        # To Python a bool is an int, but not to those who wrote the file.
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise self.wrong(key)
-        return value
-
-    def wrong(self, key: str) -> NotADump:
-        return NotADump(f"a damaged manifest: {self._place}{key} is missing or not what it should be")
-
-    def text(self, key: str) -> str:
-        return self._checked(key, self.get(key, str))
-
-    def optional_text(self, key: str) -> Optional[str]:
-        return None if self._values.get(key) is None else self.text(key)
-
-    def texts(self, key: str) -> List[str]:
-        return [self._checked(key, value) for value in self.get(key, list)]
-
-    def _checked(self, key: str, value: object) -> str:
-        # JSON can spell half of a surrogate pair, which no file and no terminal takes.
-        if not isinstance(value, str) or any("\ud800" <= character <= "\udfff" for character in value):
-            raise self.wrong(key)
-        return value
-
-    def count(self, key: str) -> int:
-        value = self.get(key, int)
-        if value < 0:
-            raise self.wrong(key)
-        return value
-
-    def seconds(self, key: str) -> float:
-        value = self._values.get(key)
-        # Not a number and infinity compare false.
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e12:
-            raise self.wrong(key)
-        return float(value)
-
-    def fields(self, key: str) -> "_Fields":
-        return _Fields(self.get(key, dict), f"{self._place}{key}.")
-
-    def ranges(self, key: str) -> List[Range]:
-        """Read addresses, which are spelled in hex, and sizes; they must ascend and not overlap."""
-        ranges: List[Range] = []
-        for index, value in enumerate(self.get(key, list)):
-            place = f"{key}[{index}]"
-            if not isinstance(value, dict):
-                raise self.wrong(place)
-            fields = _Fields(value, f"{place}.")
-            start = fields.text("start")
-            try:
-                found = Range(int(start[:20], 16), fields.count("size"))
-            except ValueError:
-                raise self.wrong(place) from None
-            behind = ranges[-1].end if ranges else 0
-            if len(start) > 20 or found.start < behind or not found.size or found.end > 1 << 64:
-                raise self.wrong(place)
-            ranges.append(found)
-        return ranges
-
-
-def _host(fields: _Fields) -> Host:
+def _host(fields: Fields) -> Host:
     return Host(
         hostname=fields.text("hostname"),
         kernel_release=fields.text("kernel_release"),
@@ -201,16 +269,66 @@ def _host(fields: _Fields) -> Host:
     )
 
 
-def _instant(fields: _Fields) -> Instant:
-    return Instant(fields.text("utc"), fields.count("boot_time_ns"))
+def _operator(fields: Fields) -> Operator:
+    return Operator(
+        hostname=fields.text("hostname"),
+        user=fields.text("user"),
+        started=fields.instant("started"),
+        ended=fields.instant("ended"),
+    )
 
 
-def _timings(fields: _Fields) -> Timings:
+def _stream(fields: Fields) -> Stream:
+    return Stream(fields.text("format"), fields.count("size"), fields.digest("sha256"))
+
+
+def _written(fields: Fields) -> Written:
+    return Written(
+        name=fields.optional_text("name"),
+        size=fields.count("size"),
+        sha256=fields.digest("sha256"),
+        layers=fields.texts("layers"),
+        parts=tuple(
+            Part(part.text("name"), part.count("size"), part.digest("sha256"))
+            for part in fields.all_fields("parts")
+        ),
+    )
+
+
+def _timings(fields: Fields) -> Timings:
     return Timings(*(fields.seconds(key) for key in Timings._fields))
 
 
-def _integer(digits: str) -> int:
-    # Python takes quadratic time for an integer of a million digits.
-    if len(digits) > 25:
-        raise ValueError("an integer too long")
-    return int(digits)
+def _from_version_1(old: Dict[str, Any]) -> Dict[str, Any]:
+    """Give a document of version 1 the keys of version 2; what is wrong with it stays so."""
+    of_file = {"size": old.get("size"), "sha256": old.get("sha256")}
+    new = {
+        **{key: value for key, value in old.items() if key in Manifest._fields},
+        "stream": {"format": old.get("image_format"), **of_file},
+        "written": {"name": old.get("file"), **of_file, "layers": [], "parts": []},
+        "order": "ascending",
+        **{key: [] for key in ("refused", "skipped", "not_taken", "pauses")},
+    }
+    for key in ("ranges", "unreadable"):
+        if isinstance(old.get(key), list):
+            new[key] = [
+                [value.get("start"), value.get("size")] if isinstance(value, dict) else value
+                for value in old[key]
+            ]
+    if isinstance(old.get("timings"), dict):
+        new["timings"] = {"compressing": 0, "encrypting": 0, "staging": 0, **old["timings"]}
+    return new
+
+
+def _plain(value: Any) -> Any:
+    """Make of a value what JSON has."""
+    if isinstance(value, Range):
+        return [hex(value.start), value.size]
+    if hasattr(value, "_asdict"):
+        return {key: _plain(inner) for key, inner in value._asdict().items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _offset(instant: Instant) -> int:
+    *moment, microseconds = map(int, re.findall(r"\d+", instant.utc))
+    return (calendar.timegm(tuple(moment)) * 1_000_000 + microseconds) * 1000 - instant.boot_time_ns

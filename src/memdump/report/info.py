@@ -110,8 +110,9 @@ def _manifest(image: Path) -> dict[str, Any] | None:
         "ended": known.ended.utc,
         "source": known.source,
         "memdump": known.memdump,
-        "size": known.size,
-        "sha256": known.sha256,
+        "stream": known.stream._asdict(),
+        "written": known.written
+        and {**known.written._asdict(), "parts": [part._asdict() for part in known.written.parts]},
         "complete": known.complete,
         "stopped_by": known.stopped_by,
         "unreadable": [{"start": span.start, "size": span.size} for span in known.unreadable],
@@ -130,4 +131,5 @@ def _manifest_lines(known: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
     missing = sum(span["size"] for span in known["unreadable"])
     whole = "complete" if known["complete"] else f"incomplete: {known['stopped_by']}"
     yield "", f"{whole}, {size(missing)} could not be read" if missing else whole
-    yield "", f"SHA-256 {known['sha256']}"
+    for digest in dict.fromkeys(found["sha256"] for found in (known["written"], known["stream"]) if found):
+        yield "", f"SHA-256 {digest}"
