@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -12,6 +13,7 @@ from hypothesis import settings
 
 import memdump
 from tests.lab import cache, guests
+from tests.lab.live import Live
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever takes a guest is a test of the lab; all that look into one guest share the opened image."""
     for item in items:
-        if "guest" in getattr(item, "fixturenames", ()):
+        names = getattr(item, "fixturenames", ())
+        if "live" in names:
+            item.add_marker(pytest.mark.lab)
+            item.add_marker(pytest.mark.xdist_group("live"))
+        if "guest" in names:
             item.add_marker(pytest.mark.lab)
             if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
                 item.add_marker(pytest.mark.xdist_group(f"guest {item.callspec.params['guest']}"))
@@ -65,6 +71,19 @@ def guest(request: pytest.FixtureRequest) -> Made:
     """Each guest of the lab: its images and the truth about them."""
     name: str = request.param
     return made(name)
+
+
+@pytest.fixture(scope="session")
+def live() -> Iterator[Live]:
+    """A guest to work in, over ssh; whatever a test changes in it, later tests find."""
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(Live())
+        except (cache.NoLab, RuntimeError, OSError, subprocess.CalledProcessError) as error:
+            if isinstance(error, cache.NoLab) and not LAB_REQUIRED:
+                pytest.skip(str(error))
+            pytest.fail(f"no live guest: {error}", pytrace=False)
+        yield found
 
 
 @pytest.fixture(scope="session")

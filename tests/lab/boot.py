@@ -57,11 +57,13 @@ class Guest:
 
     def __init__(self, recipe: Recipe, kernel: Kernel, carried: Path, log: Path) -> None:
         self.log = log
-        self._sockets = Path(tempfile.mkdtemp(prefix="memdump-lab-"))  # a socket's path must be short
+        self.sockets = Path(tempfile.mkdtemp(prefix="memdump-lab-"))  # a socket's path must be short
+        self.qmp_path = self.sockets / "qmp"
+        """A second monitor, for whoever wants one: each takes one connection at a time."""
         self._process = self._start(recipe, kernel, carried)
         try:
             self._line = self._connect("line")
-            self._monitor = Monitor(self._connect("monitor"))
+            self.monitor = Monitor(self._connect("monitor"))
         except BaseException:
             self._kill()
             raise
@@ -102,8 +104,9 @@ class Guest:
         return (
             f"-accel {ACCELERATOR} -cpu {CPU} -device vmcoreinfo "
             f"-drive file={carried},format=raw,if=virtio,cache=unsafe,discard=unmap "
-            f"-chardev socket,id=line,path={self._sockets}/line,server=on,wait=off -serial chardev:line "
-            f"-qmp unix:{self._sockets}/monitor,server=on,wait=off"
+            f"-chardev socket,id=line,path={self.sockets}/line,server=on,wait=off -serial chardev:line "
+            f"-qmp unix:{self.sockets}/monitor,server=on,wait=off "
+            f"-qmp unix:{self.qmp_path},server=on,wait=off -pidfile {self.sockets}/pid"
         )
 
     def _connect(self, name: str) -> socket.socket:
@@ -111,7 +114,7 @@ class Guest:
         while True:
             with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
                 connection = socket.socket(socket.AF_UNIX)
-                connection.connect(str(self._sockets / name))
+                connection.connect(str(self.sockets / name))
                 connection.settimeout(PATIENCE)
                 return connection
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -141,9 +144,14 @@ class Guest:
             )
         return rest
 
+    @property
+    def pid(self) -> int:
+        """The process of QEMU."""
+        return int((self.sockets / "pid").read_text())
+
     def dump(self, target: Path, **options: Any) -> None:
         """Have QEMU write the guest's memory while the guest stands still."""
-        self._monitor.ask("dump-guest-memory", paging=False, protocol=f"file:{target}", **options)
+        self.monitor.ask("dump-guest-memory", paging=False, protocol=f"file:{target}", **options)
 
     def _last_words(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
@@ -153,7 +161,7 @@ class Guest:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        shutil.rmtree(self._sockets, ignore_errors=True)
+        shutil.rmtree(self.sockets, ignore_errors=True)
 
     def __enter__(self) -> Guest:
         return self
@@ -162,7 +170,7 @@ class Guest:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with contextlib.suppress(OSError, RuntimeError):
-            self._monitor.ask("quit")
+            self.monitor.ask("quit")
             self._process.wait(10)
         self._line.close()
         self._kill()

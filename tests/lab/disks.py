@@ -62,6 +62,7 @@ FOLDERS = [
     "home",
     "opt",
     "lab",
+    "small",
 ]
 USERS = {
     "root": (0, "/root", "/bin/bash"),

@@ -131,12 +131,17 @@ def make_sparse(path: Path) -> None:
     subprocess.run(command, capture_output=True, check=False)
 
 
-def make_carried(disk: Path) -> None:
-    """The disk that goes with the guest: the scenario and memdump on it, room for what comes back."""
+def make_carried(disk: Path, added: Path | None = None) -> None:
+    """The disk that goes with the guest: the scenario and memdump on it, room for what comes back.
+
+    What is in the folder ``added`` goes with it as ``/lab/added``.
+    """
     tree = disk.with_suffix(".tree")
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(HERE / "inside", tree / "tests" / "lab" / "inside", ignore=ignore)
     shutil.copytree(SOURCE, tree / "src" / "memdump", ignore=ignore)
+    if added:
+        shutil.copytree(added, tree / "added", symlinks=True)
     (tree / "out").mkdir()
     disks.make(disk, 12 << 30, tree, "-O", "^has_journal", "-m", "0")
     shutil.rmtree(tree)

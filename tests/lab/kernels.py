@@ -96,6 +96,23 @@ def _unpack(packages: list[Path], folder: Path) -> None:
     (folder / "kernel.json").write_text(json.dumps({"release": release, "packages": names}, indent=2))
 
 
+def get_packages(name: str, packages: list[str]) -> Path:
+    """A folder with the files of packages of this machine's own release, kept as ``name``.
+
+    What they need comes with them, but for what the machine itself has.  Raises `cache.NoLab`.
+    """
+    target = cache.folder() / "packages" / name
+    with cache.locked(target):
+        if not target.exists():
+            (archive, *_) = archives()
+            with tempfile.TemporaryDirectory(prefix="memdump-apt-") as scratch:
+                downloaded = Apt(Path(scratch), archive, own_release()).download_to_add(packages)
+                with cache.made_whole(target) as folder:
+                    for package in downloaded:
+                        _run(cache.tool("dpkg-deb", "dpkg"), "-x", str(package), str(folder))
+    return target
+
+
 class Apt:
     """apt, pointed at one suite of one archive, with all of its state in ``scratch``."""
 
@@ -139,6 +156,13 @@ class Apt:
         _run("apt-get", "-q", *self.options, "download", *packages, cwd=self.scratch / "packages")
         return sorted((self.scratch / "packages").glob("*.deb"))
 
+    def download_to_add(self, packages: list[str]) -> list[Path]:
+        """Download these and whatever of their dependencies this machine lacks, or has too old."""
+        options = [option for option in self.options if not option.startswith("-oDir::State::status")]
+        options += ["-oDebug::NoLocking=1", "-y", "--no-install-recommends", "--download-only"]
+        _run("apt-get", "-q", *options, "install", *packages)
+        return sorted((self.scratch / "cache/archives").glob("*.deb"))
+
     def _show(self, package: str) -> dict[str, str]:
         text = _run("apt-cache", *self.options, "show", "--no-all-versions", package)
         return dict(re.findall(r"^([A-Za-z-]+): (.*)$", text, re.MULTILINE))
@@ -158,10 +182,15 @@ class Archive:
         return "\n".join([*lines, ""])
 
 
+def own_release(etc: Path = Path("/etc")) -> str:
+    """The code name of the release that this machine runs, or nothing."""
+    found = re.search(r"^VERSION_CODENAME=\"?(\w+)", (etc / "os-release").read_text(), re.MULTILINE)
+    return found[1] if found else ""
+
+
 def archives(etc: Path = Path("/etc")) -> list[Archive]:
     """The archives that the machine takes its own release's main component from; raises `cache.NoLab`."""
-    text = (etc / "os-release").read_text()
-    release = re.search(r"^VERSION_CODENAME=\"?(\w+)", text, re.MULTILINE)
+    release = own_release(etc)
     files = [etc / "apt/sources.list", *sorted((etc / "apt/sources.list.d").glob("*"))]
     found: dict[str, Archive] = {}
     for file in files:
@@ -169,10 +198,10 @@ def archives(etc: Path = Path("/etc")) -> list[Archive]:
             _deb822(file) if file.suffix == ".sources" else _one_line(file) if file.suffix == ".list" else []
         )
         for uris, suites, components, signed_by in entries:
-            if "main" in components and release and release[1] in suites:
+            if "main" in components and release in suites:
                 found.update((uri, Archive(uri, signed_by)) for uri in uris)
     if not found:
-        raise cache.NoLab("the apt sources of this machine name no Debian archive to take kernels from")
+        raise cache.NoLab("the apt sources of this machine name no Debian archive to take packages from")
     return list(found.values())
 
 
