@@ -3,33 +3,32 @@ from __future__ import annotations
 import hashlib
 import struct
 from typing import TYPE_CHECKING
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memdump.machine.acquire import Job, acquire, image_size
+from memdump.machine import pieces
+from memdump.machine.acquire import Plan, Taken, acquire, image_size
 from memdump.machine.kcore import KcoreSource
-from memdump.machine.source import Range
+from memdump.machine.source import Range, Source
+from memdump.machine.stage import Stage
 from tests.machine.fake_kcore import PAGE, make
+from tests.machine.test_pageflags import BUDDY, LRU, SLAB, packed
 from tests.machine.test_pipeline import Collected, Faulty
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from memdump.machine.manifest import Manifest
-    from memdump.machine.source import Source
 
-JOB = Job("0.1.0", ["memdump", "acquire"], "a.lime")
-
-
-def taken(source: Source, stream: Collected, stop_after: int = 1 << 60) -> Manifest:
-    """Acquire, and stop after so many blocks."""
+def taken(source: Source, stream: Collected, stop_after: int = 1 << 60, plan: Plan = Plan()) -> Taken:  # noqa: B008
+    """Acquire, and ask to stop after so many blocks."""
     done: list[int] = []
-    manifest = acquire(
-        source, stream, JOB, done.append, lambda: "enough" if len(done) >= stop_after else None
-    )
+    found = acquire(source, stream, plan, done.append, lambda: "enough" if len(done) >= stop_after else None)
     assert done == sorted(done)
-    return manifest
+    assert found.sha256 == hashlib.sha256(stream.data).hexdigest()
+    assert found.size == len(stream.data)
+    return found
 
 
 def lime(image: bytes) -> dict[int, bytes]:
@@ -42,21 +41,30 @@ def lime(image: bytes) -> dict[int, bytes]:
     return found
 
 
-def test_an_image_holds_all_memory_and_the_manifest_says_so(tmp_path: Path) -> None:
+def joined(image: bytes) -> dict[int, bytes]:
+    """The same with neighbouring pieces as one."""
+    found: dict[int, bytes] = {}
+    last = None
+    for start, data in lime(image).items():
+        if last is not None and last + len(found[last]) == start:
+            found[last] += data
+        else:
+            found[start], last = data, start
+    return found
+
+
+def test_an_image_holds_all_memory_and_what_was_taken_says_so(tmp_path: Path) -> None:
     machine = make(tmp_path)
     source = KcoreSource(str(machine.kcore), str(machine.iomem))
     stream = Collected()
-    manifest = taken(source, stream)
+    found = taken(source, stream)
     source.close()
     assert lime(bytes(stream.data)) == machine.memory
-    assert manifest.complete
-    assert manifest.stopped_by is None
-    assert manifest.size == len(stream.data) == image_size(manifest.ranges)
-    assert manifest.sha256 == hashlib.sha256(stream.data).hexdigest()
-    assert manifest.vmcoreinfo == "OSRELEASE=6.1.0\n"
-    assert manifest.source == "kcore"
-    assert manifest.unreadable == []
-    assert manifest.started.boot_time_ns < manifest.ended.boot_time_ns
+    assert found.complete
+    assert found.stopped_by is None
+    assert found.size == image_size(found.ranges)
+    assert (list(found.unreadable), list(found.skipped), list(found.not_taken)) == ([], [], [])
+    assert found.started.boot_time_ns < found.ended.boot_time_ns
 
 
 @given(st.sets(st.integers(0, 29)))
@@ -64,25 +72,120 @@ def test_pages_that_cannot_be_read_are_zeros_and_the_rest_is_there(bad: set[int]
     ranges = [Range(2 * PAGE, 8 * PAGE), Range(20 * PAGE, 10 * PAGE)]
     source = Faulty(ranges, {page for page in bad if 2 <= page < 10 or page >= 20})
     stream = Collected()
-    manifest = taken(source, stream)
-    assert lime(bytes(stream.data)) == {found.start: source.truth(found) for found in ranges}
-    assert sum(found.size for found in manifest.unreadable) == len(source.bad) * PAGE
-    assert manifest.complete
+    found = taken(source, stream)
+    assert lime(bytes(stream.data)) == {at.start: source.truth(at) for at in ranges}
+    assert sum(at.size for at in found.unreadable) == len(source.bad) * PAGE
+    assert found.complete
 
 
-def test_what_was_taken_before_a_stop_is_described() -> None:
-    source = Faulty([Range(0, PAGE), Range(2 * PAGE, PAGE)], set())
+@given(st.integers(0, 12))
+def test_a_stop_leaves_a_valid_image_of_whole_pieces_and_says_what_is_missing(stop_after: int) -> None:
+    source = Faulty([Range(0, 7 * PAGE), Range(10 * PAGE, 3 * PAGE)], set())
     stream = Collected()
-    manifest = taken(source, stream, stop_after=1)
-    assert (manifest.complete, manifest.stopped_by) == (False, "enough")
-    assert manifest.size == len(stream.data) == 32 + PAGE
-    assert manifest.sha256 == hashlib.sha256(stream.data).hexdigest()
-    assert manifest.ranges == source.ranges()
+    with mock.patch.multiple(pieces, BLOCK=PAGE, _SMALLEST_PIECE=2 * PAGE):
+        found = taken(source, stream, stop_after)
+    there = {
+        page for start, data in lime(bytes(stream.data)).items() for page in whole_pages(start, data, source)
+    }
+    missing = {page for at in found.not_taken for page in range(at.start // PAGE, at.end // PAGE)}
+    assert there | missing == {*range(7), 10, 11, 12}
+    assert not there & missing
+    assert found.complete == (not missing) == (found.stopped_by is None)
+    assert stop_after <= len(there) <= stop_after + 1 or found.complete
+
+
+def whole_pages(start: int, data: bytes, source: Faulty) -> range:
+    assert data == source.memory[start : start + len(data)]
+    return range(start // PAGE, (start + len(data)) // PAGE)
 
 
 def test_a_stream_that_fails_ends_it_with_the_reason() -> None:
     source = Faulty([Range(0, PAGE), Range(2 * PAGE, PAGE)], set())
     stream = Collected(room=32 + PAGE + 40)
-    manifest = taken(source, stream)
-    assert (manifest.complete, manifest.stopped_by) == (False, "full")
-    assert manifest.sha256 == hashlib.sha256(stream.data).hexdigest()
+    found = taken(source, stream)
+    assert (found.complete, found.stopped_by) == (False, "full")
+
+
+class Changing(Faulty):
+    """Memory in which every page says how often it has been looked at before."""
+
+    def __init__(self, ranges: list[Range], flags: dict[int, int], bad: set[int] = frozenset()) -> None:  # type: ignore[assignment]
+        super().__init__(ranges, set(bad))
+        self.flags = flags
+        self.seen: dict[int, int] = {}
+
+    def read_into(self, address: int, buffer: memoryview) -> None:
+        super().read_into(address, buffer)
+        for page in range(address // PAGE, (address + len(buffer)) // PAGE):
+            buffer[page * PAGE - address] = self.seen[page] = self.seen.get(page, 0) + 1
+
+    def page_flags(self, address: int, size: int) -> bytes:
+        pages = range(address // PAGE, (address + size) // PAGE)
+        return packed(self.flags.get(page, LRU) for page in pages)
+
+
+@given(st.sets(st.integers(0, 63)), st.integers(1, 9))
+def test_the_kernels_pages_are_read_before_all_others_and_stand_in_their_place(
+    kernel: set[int], block: int
+) -> None:
+    ranges = [Range(0, 30 * PAGE), Range(34 * PAGE, 30 * PAGE)]
+    kernel -= {30, 31, 32, 33}
+    source = Changing(ranges, dict.fromkeys(kernel, SLAB))
+    stream = Collected()
+    with mock.patch.object(pieces, "BLOCK", block * PAGE):
+        found = taken(source, stream, plan=Plan(Stage(PAGE)))
+    image = joined(bytes(stream.data))
+    assert {start: len(data) for start, data in image.items()} == {at.start: at.size for at in ranges}
+    for start, data in image.items():
+        for offset in range(0, len(data), PAGE):
+            page = (start + offset) // PAGE
+            assert (
+                data[offset + 1 : offset + PAGE] == source.memory[start + offset + 1 : start + offset + PAGE]
+            )
+            if page in kernel:
+                assert (data[offset], source.seen[page]) == (
+                    1,
+                    2,
+                )  # as it was at first, though it was read again
+    assert found.kernel_first
+    assert found.staged >= len(kernel) * PAGE
+
+
+def test_an_early_copy_stands_in_for_a_page_that_cannot_be_read_later() -> None:
+    class Failing(Changing):
+        def read_into(self, address: int, buffer: memoryview) -> None:
+            super().read_into(address, buffer)
+            self.bad = {5, 6}
+
+    source = Failing([Range(0, 16 * PAGE)], {5: SLAB})
+    stream = Collected()
+    with mock.patch("memdump.machine.pageflags._GAP", 0):
+        found = taken(source, stream, plan=Plan(Stage(PAGE)))
+    assert list(found.unreadable) == [Range(6 * PAGE, PAGE)]
+    (data,) = joined(bytes(stream.data)).values()
+    assert data[5 * PAGE] == 1
+    assert data[6 * PAGE : 7 * PAGE] == bytes(PAGE)
+
+
+def test_free_pages_are_left_out_and_told() -> None:
+    free = dict.fromkeys([*range(4, 24), *range(30, 33)], BUDDY)
+    source = Changing([Range(0, 40 * PAGE)], free)
+    stream = Collected()
+    found = taken(source, stream, plan=Plan(skip_free=True))
+    assert list(found.skipped) == [Range(4 * PAGE, 20 * PAGE)]  # three are not worth a header
+    assert found.complete
+    assert {start: len(data) for start, data in joined(bytes(stream.data)).items()} == {
+        0: 4 * PAGE,
+        24 * PAGE: 16 * PAGE,
+    }
+    assert not set(range(4, 24)) & set(source.seen)
+
+
+def test_where_nothing_is_said_of_pages_the_order_is_ascending() -> None:
+    class Silent(Changing):
+        def page_flags(self, address: int, size: int) -> bytes:
+            raise PermissionError("no flags")
+
+    found = taken(Silent([Range(0, 4 * PAGE)], {}), Collected(), plan=Plan(Stage(PAGE), skip_free=True))
+    assert not found.kernel_first
+    assert found.complete

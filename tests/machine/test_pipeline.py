@@ -5,22 +5,25 @@ import errno
 import hashlib
 import random
 import threading
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from memdump.errors import MemdumpError
-from memdump.machine.pipeline import Digest, ReadAhead, read_block
-from memdump.machine.source import Range
+from memdump.machine import pieces
+from memdump.machine.pieces import read_block
+from memdump.machine.pipeline import Digest, ReadAhead
+from memdump.machine.source import Range, Source
 from tests.machine.fake_kcore import PAGE
 
 
-class Faulty:
+class Faulty(Source):
     """Memory in which some pages cannot be read; it spoils the buffer where it fails, as a kernel may."""
 
     name = "faulty"
-    vmcoreinfo: str | None = None
+    page_size = PAGE
 
     def __init__(self, ranges: list[Range], bad: set[int], sparse: bool = False) -> None:
         self._ranges = ranges
@@ -88,13 +91,14 @@ def test_all_ranges_come_in_order_with_their_true_bytes(
         end += gap + pages
     pages_of_ram = {page for found in ranges for page in range(found.start // PAGE, found.end // PAGE)}
     source = Faulty(ranges, bad & pages_of_ram)
-    reader = ReadAhead(source, ranges, PAGE, block * PAGE)
+    reader = ReadAhead(source, ranges, PAGE)
     seen = bytearray(end * PAGE)
     addresses = []
-    for address, data in reader.blocks():
-        assert len(data) <= block * PAGE
-        seen[address : address + len(data)] = data
-        addresses.append(address)
+    with mock.patch.object(pieces, "BLOCK", block * PAGE):
+        for address, data in reader.blocks():
+            assert len(data) <= block * PAGE
+            seen[address : address + len(data)] = data
+            addresses.append(address)
     assert addresses == sorted(addresses)
     for found in ranges:
         assert seen[found.start : found.end] == source.truth(found)
@@ -117,8 +121,8 @@ def test_a_fault_of_the_source_itself_comes_out_and_the_thread_ends() -> None:
 
 def test_the_thread_ends_when_the_blocks_are_no_longer_wanted() -> None:
     ranges = [Range(0, 100 * PAGE)]
-    reader = ReadAhead(Faulty(ranges, set()), ranges, PAGE, PAGE)
-    with contextlib.closing(reader.blocks()) as blocks:
+    reader = ReadAhead(Faulty(ranges, set()), ranges, PAGE)
+    with mock.patch.object(pieces, "BLOCK", PAGE), contextlib.closing(reader.blocks()) as blocks:
         next(blocks)
     assert "reader" not in {thread.name for thread in threading.enumerate()}
 

@@ -3,19 +3,22 @@
 A step behind the source is a stream: it takes bytes with ``write`` and passes on what becomes of them.
 """
 
+import collections
 import hashlib
 import queue
 import threading
 import time
-from typing import Generator, List, NamedTuple, Optional, Protocol, Sequence, Union
+from typing import Deque, Generator, Iterable, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Union
 
+from memdump.machine import pageflags, pieces
 from memdump.machine.beside import Beside
 from memdump.machine.source import Range, Source
+from memdump.machine.stage import Stage
 
-BLOCK = 2 << 20
-"""Bytes read at once."""
 _AHEAD = 2
 """Buffers: one is being filled while the other is being written."""
+_ANNOUNCED = 4
+"""Blocks of which a source hears ahead."""
 
 
 class Stream(Protocol):
@@ -32,40 +35,35 @@ class Block(NamedTuple):
     data: memoryview
 
 
-def read_block(source: Source, address: int, buffer: memoryview, page_size: int) -> List[Range]:
-    """Fill ``buffer``, which starts at a page, and give the pages that cannot be read; they become zeros."""
-    try:
-        source.read_into(address, buffer)
-    except OSError:
-        if len(buffer) <= page_size:
-            buffer[:] = bytes(len(buffer))
-            return [Range(address, len(buffer))]
-        half = max(len(buffer) // 2 // page_size, 1) * page_size
-        return read_block(source, address, buffer[:half], page_size) + read_block(
-            source, address + half, buffer[half:], page_size
-        )
-    return []
-
-
 class ReadAhead:
     """Reads all ranges of a source, in a thread of its own, a block ahead of those who use the blocks."""
 
-    def __init__(self, source: Source, ranges: Sequence[Range], page_size: int, block: int = BLOCK) -> None:
+    def __init__(
+        self,
+        source: Source,
+        ranges: Sequence[Range],
+        page_size: int,
+        stage: Optional[Stage] = None,
+        skip_free: bool = False,
+    ) -> None:
         self.seconds = 0.0
         """Time spent reading."""
         self.unreadable: List[Range] = []
         """The pages that could not be read so far, neighbours joined."""
+        self.skipped: List[Range] = []
+        """The pages that were left out so far because nobody uses them."""
         self._source = source
         self._ranges = ranges
         self._page_size = page_size
-        self._block = block
+        self._stage = stage
+        self._skip_free = skip_free
         self._free: queue.Queue[Optional[memoryview]] = queue.Queue()
         self._full: queue.Queue[Union[_Filled, BaseException, None]] = queue.Queue()
 
     def blocks(self) -> Generator[Block, None, None]:
         """Yield the blocks in order; close the generator to end the thread early."""
         for _ in range(_AHEAD):
-            self._free.put(memoryview(bytearray(self._block)))
+            self._free.put(memoryview(bytearray(pieces.BLOCK)))
         reader = threading.Thread(target=self._read_all, name="reader")
         reader.start()
         try:
@@ -75,7 +73,7 @@ class ReadAhead:
                     return
                 if isinstance(filled, BaseException):
                     raise filled
-                yield filled.block
+                yield from filled.blocks
                 self._free.put(filled.buffer)
         finally:
             self._free.put(None)
@@ -83,31 +81,56 @@ class ReadAhead:
 
     def _read_all(self) -> None:
         try:
-            for found in self._ranges:
-                for address in range(found.start, found.end, self._block):
-                    buffer = self._free.get()
-                    if buffer is None:
-                        return
-                    data = buffer[: found.end - address]
-                    self._read(address, data)
-                    self._full.put(_Filled(Block(address, data), buffer))
+            for found in self._announced(pieces.blocks(self._ranges)):
+                buffer = self._free.get()
+                if buffer is None:
+                    return
+                start = time.monotonic()
+                filled = _Filled(self._read(found, buffer[: found.size]), buffer)
+                self.seconds += time.monotonic() - start
+                self._full.put(filled)
             self._full.put(None)
         except BaseException as error:  # raised again where the blocks are used
             self._full.put(error)
 
-    def _read(self, address: int, data: memoryview) -> None:
-        start = time.monotonic()
-        for page in read_block(self._source, address, data, self._page_size):
-            last = self.unreadable[-1] if self.unreadable else Range(0, 0)
-            if last.end == page.start and last.size:
-                self.unreadable[-1] = Range(last.start, last.size + page.size)
-            else:
-                self.unreadable.append(page)
-        self.seconds += time.monotonic() - start
+    def _announced(self, blocks: Iterable[Range]) -> Iterator[Range]:
+        """Pass the blocks on, and tell the source of each some time before its turn."""
+        waiting: Deque[Range] = collections.deque()
+        for block in blocks:
+            waiting.append(block)
+            self._source.expect([block])
+            if len(waiting) > _ANNOUNCED:
+                yield waiting.popleft()
+        yield from waiting
+
+    def _read(self, found: Range, data: memoryview) -> List[Block]:
+        """Read a block, or what of it is in use, in the kernel's early copy where there is one."""
+        skipped = self._free_runs(found)
+        wanted = pieces.without([found], skipped)
+        lost: List[Range] = []
+        for run in wanted:
+            inside = data[run.start - found.start : run.end - found.start]
+            lost += pieces.read_block(self._source, run.start, inside, self._page_size)
+        if self._stage is not None:
+            lost = pieces.without(lost, self._stage.overlay(found.start, data))
+        for page in lost:
+            pieces.add(self.unreadable, page)
+        for run in skipped:
+            pieces.add(self.skipped, run)
+        return [Block(run.start, data[run.start - found.start : run.end - found.start]) for run in wanted]
+
+    def _free_runs(self, found: Range) -> List[Range]:
+        if not self._skip_free:
+            return []
+        try:
+            flags = self._source.page_flags(found.start, found.size)
+        except OSError:
+            return []
+        return pageflags.free_runs(flags, found.start, self._page_size)
 
 
 class _Filled(NamedTuple):
-    block: Block
+    blocks: List[Block]
     buffer: memoryview
 
 

@@ -50,7 +50,7 @@ class Source(abc.ABC):
     def close(self) -> None:
         """Give back what is held open."""
 
-    def begin(self) -> None:
+    def begin(self) -> None:  # noqa: B027
         """Make ready: called once, just before the first byte is read."""
 
     def end(self) -> List[float]:
@@ -59,6 +59,9 @@ class Source(abc.ABC):
         Called once after the last byte, also when something failed, and always after `begin`.
         """
         return []
+
+    def expect(self, ranges: Sequence[Range]) -> None:  # noqa: B027
+        """Hear which reads come next, in this order; a source far away can then send ahead."""
 
     def host(self) -> Host:
         """Tell which machine it is."""

@@ -1,0 +1,67 @@
+"""How memory is cut: into blocks that are read at once, and pieces that have a range header in the image."""
+
+from typing import Iterator, List, Sequence
+
+from memdump.machine.source import Range, Source
+
+BLOCK = 2 << 20
+"""Bytes read at once."""
+_SMALLEST_PIECE = 16 << 20
+_PIECES = 1024
+"""Range headers in an image, about: who opens it has to go from one to the next."""
+
+
+def blocks(ranges: Sequence[Range]) -> Iterator[Range]:
+    """Cut ranges into blocks, counted from the start of each range."""
+    for found in ranges:
+        for address in range(found.start, found.end, BLOCK):
+            yield Range(address, min(BLOCK, found.end - address))
+
+
+def piece_size(ranges: Sequence[Range]) -> int:
+    """Choose the size of a piece, a multiple of `BLOCK`.
+
+    An image can be ended in good order wherever a piece ends, so pieces are small; but not so small that
+    there are very many.
+    """
+    amount = sum(found.size for found in ranges)
+    return max(_SMALLEST_PIECE, -(-amount // _PIECES // BLOCK) * BLOCK)
+
+
+def read_block(source: Source, address: int, buffer: memoryview, page_size: int) -> List[Range]:
+    """Fill ``buffer``, which starts at a page, and give the pages that cannot be read; they become zeros."""
+    try:
+        source.read_into(address, buffer)
+    except OSError:
+        if len(buffer) <= page_size:
+            buffer[:] = bytes(len(buffer))
+            return [Range(address, len(buffer))]
+        half = max(len(buffer) // 2 // page_size, 1) * page_size
+        return read_block(source, address, buffer[:half], page_size) + read_block(
+            source, address + half, buffer[half:], page_size
+        )
+    return []
+
+
+def add(ranges: List[Range], new: Range) -> None:
+    """Put a range behind all others; it becomes one with the last if that ends where it starts."""
+    if ranges and ranges[-1].end == new.start:
+        ranges[-1] = Range(ranges[-1].start, ranges[-1].size + new.size)
+    else:
+        ranges.append(new)
+
+
+def without(ranges: Sequence[Range], taken: Sequence[Range]) -> List[Range]:
+    """Give what is left of ``ranges`` without ``taken``; both ascend."""
+    left = []
+    for found in ranges:
+        start = found.start
+        for hole in taken:
+            if hole.end <= start or hole.start >= found.end:
+                continue
+            if hole.start > start:
+                left.append(Range(start, hole.start - start))
+            start = hole.end
+        if start < found.end:
+            left.append(Range(start, found.end - start))
+    return left

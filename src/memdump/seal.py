@@ -1,0 +1,117 @@
+"""Sealing an image: LiME, then the Zstandard seekable format, then age, each a step of its own.
+
+So ``age -d | zstd -d`` gives the LiME stream back on any machine.  This module stands outside the folders
+because it joins what ``machine/`` acquires with the formats of ``image/``; the libraries are loaded when the
+first image is sealed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from typing import TYPE_CHECKING
+
+from memdump.errors import UsageError
+from memdump.machine.stage import Packing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memdump.image.age import AgeWriter, Recipient
+    from memdump.image.zstd_seekable import SeekableWriter
+    from memdump.machine.pipeline import Stream
+
+COMPRESSED, ENCRYPTED = ".zst", ".age"
+_STAGED_LEVEL = -1
+"""What waits for a minute or two is compressed in a hurry."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sealing:
+    """What is to be done with a stream."""
+
+    compress: bool = False
+    recipients: Sequence[Recipient] = ()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The steps, as a manifest names them, in the order in which they are taken."""
+        return ("zstd",) * self.compress + ("age",) * bool(self.recipients)
+
+    @property
+    def suffix(self) -> str:
+        """What the name of an image ends with behind ``.lime``."""
+        return COMPRESSED * self.compress + ENCRYPTED * bool(self.recipients)
+
+    def upon(self, stream: Stream) -> Sealed:
+        """Begin a sealed stream that is written to another."""
+        return Sealed(self, stream)
+
+    def packing(self) -> Packing | None:
+        """How early copies of pages are packed that may have to wait on a disk."""
+        if not self.layers:
+            return None
+        return _packing(bool(self.recipients))
+
+
+class Sealed:
+    """A stream that seals what is written to it."""
+
+    def __init__(self, sealing: Sealing, stream: Stream) -> None:
+        self._age: AgeWriter | None = None
+        self._zstd: SeekableWriter | None = None
+        try:
+            if sealing.recipients:
+                from memdump.image.age import AgeWriter
+
+                stream = self._age = AgeWriter(stream, sealing.recipients)
+            if sealing.compress:
+                from memdump.image.zstd_seekable import SeekableWriter
+
+                stream = self._zstd = SeekableWriter(stream)
+        except ImportError as error:
+            raise _not_installed(error) from None
+        self._stream = stream
+
+    def write(self, data: bytes | memoryview, /) -> None:
+        """Take all of ``data``."""
+        self._stream.write(data)
+
+    def close(self, metadata: bytes = b"") -> None:
+        """End the layers, with ``metadata`` inside where the format has room for it."""
+        if self._zstd is not None:
+            self._zstd.close(metadata)
+        if self._age is not None:
+            self._age.close()
+
+
+def _packing(encrypt: bool) -> Packing:
+    try:
+        import zstandard
+        from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+    except ImportError as error:
+        raise _not_installed(error) from None
+
+    compressor = zstandard.ZstdCompressor(level=_STAGED_LEVEL)
+    decompressor = zstandard.ZstdDecompressor()
+    if not encrypt:
+        return Packing(compressor.compress, decompressor.decompress)
+    cipher = ChaCha20Poly1305(os.urandom(32))  # never stored: the copies are of no use to anybody else
+    numbers = itertools.count()
+
+    def pack(data: bytes | memoryview) -> bytes:
+        nonce = next(numbers).to_bytes(12, "little")
+        return nonce + cipher.encrypt(nonce, compressor.compress(data), None)
+
+    def unpack(data: bytes | memoryview) -> bytes:
+        return decompressor.decompress(cipher.decrypt(bytes(data[:12]), bytes(data[12:]), None))
+
+    return Packing(pack, unpack)
+
+
+def _not_installed(error: ImportError) -> UsageError:
+    return UsageError(
+        f"sealing an image needs the package {error.name!r}, which is not installed here: install memdump with"
+        " pip, or stream the image to a machine that has it (memdump receive, or --source ssh:HOST from there)"
+    )
