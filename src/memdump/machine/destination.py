@@ -1,9 +1,11 @@
 """Where an image goes, and whether that is a good place for it."""
 
+import abc
 import os
 import sys
 from pathlib import Path
-from typing import Optional, Tuple, Union
+from types import TracebackType
+from typing import NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 from memdump.errors import MemdumpError, UsageError
 
@@ -11,8 +13,114 @@ _MOUNTS = "/proc/self/mountinfo"
 _IN_RAM = ("tmpfs", "ramfs", "devtmpfs", "rootfs")
 
 
-class StandardOutput:
+class Destination(abc.ABC):
+    """A place that takes an image: use it in a ``with`` block and end it with `commit` or `abandon`."""
+
+    place: str
+    """The image's path or address, as a user may see it: without the signature of a signed address."""
+    file: Optional[str] = None
+    """The image's name without its folder; None for standard output."""
+    partial: str
+    """Where the bytes are when the run is stopped: ``what was written stands in web1.lime.part``."""
+    attaches: bool = True
+    """Whether `attach` has a place to put things."""
+
+    @property
+    def trouble(self) -> Optional[str]:
+        """Why the image should come to an early but orderly end (the disk is full), else None.
+
+        What can still be written then is what it takes to end the image.
+        """
+        return None
+
+    @abc.abstractmethod
+    def write(self, data: Union[bytes, memoryview], /) -> object:
+        """Take all of ``data``, which is the caller's again afterwards; raises `MemdumpError`."""
+
+    @abc.abstractmethod
+    def commit(self) -> None:
+        """All is written: make it durable and give it its name; raises `MemdumpError` where that fails."""
+
+    @abc.abstractmethod
+    def abandon(self) -> None:
+        """End it as the part that it is, and keep what can be kept.
+
+        Never raises, and does nothing after an end.
+        """
+
+    @abc.abstractmethod
+    def attach(self, suffix: str, data: bytes) -> None:
+        """Put a small file beside the image, after its end; raises `MemdumpError` where that fails.
+
+        The suffix (``.json``) goes behind the image's whole name, that of the finished image even where it
+        is not finished.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Let go of the place, after the last attachment."""
+
+    def __enter__(self) -> "Destination":
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.abandon()
+        self.close()
+
+
+class Options(NamedTuple):
+    """What a destination may need to know; each takes what concerns it."""
+
+    name: str
+    """The image's name where ``OUT`` does not say it: in a folder, over the network."""
+    layers: Sequence[str] = ()
+    """What the image is wrapped in, inner layer first: ``("zstd", "age")``."""
+    size: int = 0
+    """Bytes that the image may come to, at most; 0 where that is not known."""
+    exact: bool = False
+    """Whether ``size`` is exactly what it comes to."""
+    attachments: Sequence[str] = ()
+    """The suffixes that are going to be attached: what has such a name already is told at the start."""
+    reserve: int = 0
+    """Bytes of the disk kept free until it is full, for the orderly end."""
+    split: int = 0
+    """Bytes of a piece; 0 for one file."""
+    beside: Optional[Path] = None
+    """Folder here for the attachments of an image that goes where they cannot follow."""
+    tls: bool = False
+    """Whether tcp is encrypted."""
+    tls_ca: Optional[str] = None
+    """Certificates (PEM) that the other side is checked against, in place of the system's."""
+    tls_cert: Optional[str] = None
+    """Our own certificate (PEM)."""
+    tls_key: Optional[str] = None
+    """Its key, where the file of the certificate does not hold it."""
+
+
+def open_destination(out: str, options: Options) -> Destination:
+    """Open the place that ``out`` names: ``-``, a file or folder, or an address.
+
+    Raises `UsageError` where it makes no sense or is taken, and `MemdumpError` where it does not answer.
+    """
+    if out == "-":
+        return StandardOutput()
+    from memdump.machine.file_destination import FileDestination
+
+    path = Path(out)
+    return FileDestination(path / options.name if path.is_dir() else path, options)
+
+
+class StandardOutput(Destination):
     """Standard output as the place an image is written to."""
+
+    place = "standard output"
+    partial = "the image on standard output is not whole"
+    attaches = False
 
     def __init__(self) -> None:
         """Take it; raises `UsageError` where it is a terminal."""
@@ -29,6 +137,21 @@ class StandardOutput:
         except OSError as error:
             raise MemdumpError(f"standard output: {error.strerror}; the image there is not whole") from None
 
+    def commit(self) -> None:
+        """Do nothing: who reads it sees its end."""
+
+    def abandon(self) -> None:
+        """Do nothing: nobody can be told here that it is not whole."""
+
+    def attach(self, suffix: str, data: bytes) -> None:
+        """Refuse: there is nothing beside it."""
+        raise MemdumpError(
+            f"{len(data)} bytes ({suffix}) find no place: standard output takes the image alone"
+        )
+
+    def close(self) -> None:
+        """Do nothing: standard output stays open."""
+
 
 def check(path: Path, size: int) -> None:
     """See that an image of ``size`` bytes may and can stand at ``path``.
@@ -36,22 +159,30 @@ def check(path: Path, size: int) -> None:
     Raises `UsageError` where its folder is missing, lies in the very memory that is to be taken, or lacks the
     room.
     """
-    try:
-        room = os.statvfs(path.parent)
-    except OSError as error:
-        raise UsageError(f"{path.parent}: {error.strerror}; name a folder that exists") from None
+    free, kind = room(path)
     way_out = 'name a file on a disk, or write to "-" and send it to another machine'
-    kind = _file_system(path.parent)
     if kind in _IN_RAM:
         raise UsageError(
             f"{path.parent} lies in memory ({kind}): the image would overwrite what it is to hold; {way_out}"
         )
-    # Some network file systems know no sizes and say zero.
-    free = (room.f_bfree if os.geteuid() == 0 else room.f_bavail) * room.f_frsize
-    if room.f_blocks and free < size:
+    if free is not None and free < size:
         raise UsageError(
             f"{path.parent} has room for {free >> 20} MiB and the image takes {size >> 20}; {way_out}"
         )
+
+
+def room(path: Path) -> Tuple[Optional[int], Optional[str]]:
+    """Give the bytes that a new file ``path`` may take, and the type of its file system, as far as known.
+
+    Raises `UsageError` where its folder is missing.
+    """
+    try:
+        found = os.statvfs(path.parent)
+    except OSError as error:
+        raise UsageError(f"{path.parent}: {error.strerror}; name a folder that exists") from None
+    free = (found.f_bfree if os.geteuid() == 0 else found.f_bavail) * found.f_frsize
+    # Some network file systems know no sizes and say zero.
+    return free if found.f_blocks else None, _file_system(path.parent)
 
 
 def _file_system(folder: Path, mounts: str = _MOUNTS) -> Optional[str]:

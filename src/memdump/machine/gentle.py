@@ -5,9 +5,10 @@ so overwrite all that is free, remains of the past included, and push out the fi
 while they are being acquired.
 """
 
-from typing import Protocol, Union
+from typing import Callable, List, Optional, Protocol, Union
 
 from memdump.machine.beside import Beside
+from memdump.machine.output import NoRoom
 
 EVERY = 8 << 20
 """Bytes after which the written part is put on the disk and forgotten."""
@@ -20,26 +21,53 @@ class Settling(Protocol):
         """Take all of ``data``."""
 
     def settle(self) -> None:
-        """Put it on the disk and forget it."""
+        """Put it on the disk and forget it; raises `NoRoom` where the disk turns out to be full."""
 
 
 class Gentle:
-    """Passes bytes on to a file and has it settle again and again, beside the writing."""
+    """Passes bytes on to a file and has it settle again and again, beside the writing.
 
-    def __init__(self, file: Settling) -> None:
+    Some file systems, those over a network above all, take bytes and notice later that there is no room for
+    them; the system then forgets them.  With ``repair``, a copy is kept of what has not settled yet, and
+    ``repair`` gets these last bytes of the file to write them once more, where more room can be made.
+    """
+
+    def __init__(self, file: Settling, repair: Optional[Callable[[List[bytes]], None]] = None) -> None:
         self._file = file
         self._since = 0
+        self._repair = repair
+        self._leaving: List[bytes] = []
+        self._recent: List[bytes] = []
         self._settling = Beside("settle")
 
     def write(self, data: Union[bytes, memoryview], /) -> None:
         """Write all of ``data``; raises what the file raises, now or since the last time."""
         self._file.write(data)
+        if self._repair:
+            self._recent.append(bytes(data))
         self._since += len(data)
         if self._since >= EVERY:
             self._since = 0
-            self._settling.wait()
+            self._settled()
             self._settling.start(self._file.settle)
+
+    def _settled(self) -> None:
+        try:
+            self._settling.wait()
+        except NoRoom:
+            if not self._repair:
+                raise
+            # Which of them were lost is not known, nor whether newer ones were not.
+            self._repair(self._leaving + self._recent)
+            self._recent = []
+        self._leaving, self._recent = self._recent, []
 
     def close(self) -> None:
         """Wait until the file has settled, and end the thread; raises what the file raises."""
-        self._settling.close()
+        try:
+            if self._repair:
+                self._settled()
+                self._settling.start(self._file.settle)
+            self._settled()
+        finally:
+            self._settling.close()

@@ -10,11 +10,20 @@ import errno
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Optional, Type, Union
+from typing import TYPE_CHECKING, Optional, Sequence, Type, Union
 
 from memdump.errors import MemdumpError, NotPermitted, UsageError
 
+if TYPE_CHECKING:
+    from memdump.machine.reserve import Reserve
+
 PathLike = Union[str, "os.PathLike[str]"]
+
+NO_ROOM = "no room left on the disk"
+
+
+class NoRoom(MemdumpError):
+    """The disk is full, or what this user may have of it."""
 
 
 class Output:
@@ -35,9 +44,12 @@ class Output:
         self.keep_partial = keep_partial
         self.position = 0
         """Where the next byte goes: the bytes written and skipped so far."""
+        self.spare: Optional[Reserve] = None
+        """Room that is given up when the disk is full."""
+        self.trouble: Optional[str] = None
+        """Set when the room was given up: there is little left, and the file should come to its end."""
         self._reserved = False
-        if os.path.lexists(self.path):
-            raise UsageError(f"{self.path}: exists already and is never written over; choose another name")
+        refuse_existing(self.path)
         self._fd = self._create()
 
     def _create(self) -> int:
@@ -54,16 +66,43 @@ class Output:
             raise UsageError(f"{self.part}: cannot be created: {error.strerror}") from None
 
     def write(self, data: Union[bytes, bytearray, memoryview]) -> int:
-        """Write all of ``data``; raises `MemdumpError` where the disk is full or fails."""
+        """Write all of ``data``; raises `NoRoom` where the disk is full, `MemdumpError` where it fails.
+
+        A full disk first costs the spare room.
+        """
         view = memoryview(data).cast("B")
         size = len(view)
-        try:
-            while view:
+        while view:
+            try:
                 view = view[os.write(self._fd, view) :]
-        except OSError as error:
-            raise self._failed(error) from None
+            except OSError as error:
+                if not (_is_full(error) and self._give_room()):
+                    raise self._failed(error) from None
         self.position += size
         return size
+
+    def _give_room(self) -> bool:
+        if self.spare is None or not self.spare.release():
+            return False
+        self.trouble = NO_ROOM
+        return True
+
+    def rewrite(self, last: Sequence[bytes]) -> None:
+        """Write the last bytes of the file once more, which the system lost for want of room.
+
+        Raises as `write` does.
+        """
+        self._give_room()
+        at = self.position - sum(map(len, last))
+        try:
+            for data in last:
+                view = memoryview(data)
+                while view:
+                    count = os.pwrite(self._fd, view, at)
+                    view, at = view[count:], at + count
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise self._failed(error) from None
 
     def skip(self, size: int) -> None:
         """Leave ``size`` bytes out: they read as zeros and take no room on the disk."""
@@ -82,7 +121,8 @@ class Output:
     def settle(self) -> None:
         """Put what was written so far on the disk, and give back the memory that the system keeps of it.
 
-        Raises `MemdumpError` where the disk is full or fails.
+        Raises `NoRoom` where the disk is full, which some file systems notice only now, and `MemdumpError`
+        where it fails.
         """
         try:
             os.fdatasync(self._fd)
@@ -98,13 +138,14 @@ class Output:
             if size < self.position or self._reserved:  # a hole at the end, or room that was not needed
                 os.ftruncate(self._fd, self.position)
             os.fsync(self._fd)
-            self._rename()
         except OSError as error:
             raise self._failed(error) from None
-        os.close(self._fd)
-        self._fd = -1
+        self.give_name()
+        settle_folder(self.path)
+        self.close()
 
-    def _rename(self) -> None:
+    def give_name(self) -> None:
+        """Put the file under its name, never in place of another; raises `MemdumpError` where that fails."""
         # A hard link, unlike a rename, never replaces a file that came up under the name in the meantime.
         try:
             os.link(self.part, self.path)
@@ -113,18 +154,30 @@ class Output:
                 f"{self.path}: was created by someone else meanwhile and is left alone; choose another name"
             ) from None
         except OSError:  # a file system without hard links
-            Path(self.part).rename(self.path)
+            self._rename()
         else:
             Path(self.part).unlink()
 
+    def _rename(self) -> None:
+        try:
+            Path(self.part).rename(self.path)
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def close(self) -> None:
+        """Let go of the file, under the name that it has."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
     def _failed(self, error: OSError) -> MemdumpError:
-        what = error.strerror or "the disk failed"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            what = "no room left on the disk"
+        kind, what = MemdumpError, error.strerror or "the disk failed"
+        if _is_full(error):
+            kind, what = NoRoom, NO_ROOM
         elif error.errno == errno.EFBIG:
             what = "the file system or a limit here does not take a file of this size"
         fate = f"what was written stands in {self.part}" if self.keep_partial else "nothing was kept"
-        return MemdumpError(f"{self.path}: {what} after {self.position} bytes; {fate}")
+        return kind(f"{self.path}: {what} after {self.position} bytes; {fate}")
 
     def __enter__(self) -> "Output":
         return self
@@ -137,7 +190,26 @@ class Output:
     ) -> None:
         if self._fd < 0:
             return
-        os.close(self._fd)
-        self._fd = -1
+        self.close()
         if not self.keep_partial:
             Path(self.part).unlink()
+
+
+def refuse_existing(path: str) -> None:
+    """Raise `UsageError` where there is something under the name ``path``, be it a broken link."""
+    if os.path.lexists(path):
+        raise UsageError(f"{path}: exists already and is never written over; choose another name")
+
+
+def settle_folder(path: str) -> None:
+    """Put the name of the file on the disk too, where the file system lets folders be settled."""
+    with contextlib.suppress(OSError):
+        fd = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

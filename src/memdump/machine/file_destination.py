@@ -1,0 +1,82 @@
+"""A file as the place an image is written to, or several files of a size."""
+
+import contextlib
+from pathlib import Path
+from typing import Optional, Union
+
+from memdump.errors import MemdumpError
+from memdump.machine.destination import Destination, Options, room
+from memdump.machine.gentle import Gentle
+from memdump.machine.output import Output, refuse_existing
+from memdump.machine.reserve import Reserve
+
+# These know when they take bytes whether there is room for them; others, those over a network above all, may
+# notice it later.
+_KNOW_THEIR_ROOM = ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat", "exfat", "ntfs3", "tmpfs")
+_ATTACHMENTS = 256 << 10
+"""Bytes kept free for what is attached, which is due just when the image has filled the disk."""
+
+
+class FileDestination(Destination):
+    """A new file ``PATH``, which is ``PATH.part`` until it is whole; see `memdump.machine.output`."""
+
+    def __init__(self, path: Path, options: Options) -> None:
+        """Create it; raises `UsageError` where it, or what is to be attached to it, exists."""
+        self.place = str(path)
+        self.file = path.name
+        for suffix in options.attachments:
+            refuse_existing(self.place + suffix)
+        _, kind = room(path)
+        self._file = Output(path, keep_partial=True)
+        self.partial = f"what was written stands in {self._file.part}"
+        folder = str(path.parent)
+        self._for_attachments = Reserve(folder, _ATTACHMENTS if options.attachments else 0)
+        self._file.spare = self._spare = Reserve(folder, options.reserve)
+        self._stream = Gentle(self._file, None if kind in _KNOW_THEIR_ROOM else self._file.rewrite)
+        self._ended = False
+
+    @property
+    def trouble(self) -> Optional[str]:
+        """Set when the disk is full and the reserve is being used."""
+        return self._file.trouble
+
+    def write(self, data: Union[bytes, memoryview], /) -> None:
+        """Write all of ``data``; raises `MemdumpError` where the disk fails or the reserve too is used up."""
+        self._stream.write(data)
+
+    def commit(self) -> None:
+        """Make the file durable and give it its name."""
+        self._stream.close()
+        self._file.commit()
+        self._end()
+
+    def abandon(self) -> None:
+        """Leave it as ``PATH.part``, durable as far as the disk lets it be."""
+        if self._ended:
+            return
+        with contextlib.suppress(MemdumpError):
+            self._stream.close()
+        with contextlib.suppress(MemdumpError):
+            self._file.settle()
+        self._file.close()
+        self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._spare.release()
+
+    def attach(self, suffix: str, data: bytes) -> None:
+        """Write ``PATH`` + ``suffix``."""
+        self._for_attachments.release()
+        write_file(self.place + suffix, data)
+
+    def close(self) -> None:
+        """Let go of the room for attachments."""
+        self._for_attachments.release()
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write a small file whole or not at all; raises `MemdumpError`."""
+    with Output(path) as out:
+        out.write(data)
+        out.commit()
