@@ -9,6 +9,7 @@ from memdump.machine.destination import Destination, Options, room
 from memdump.machine.gentle import Gentle
 from memdump.machine.output import Output, refuse_existing
 from memdump.machine.reserve import Reserve
+from memdump.machine.split import SplitFile
 
 # These know when they take bytes whether there is room for them; others, those over a network above all, may
 # notice it later.
@@ -27,7 +28,7 @@ class FileDestination(Destination):
         for suffix in options.attachments:
             refuse_existing(self.place + suffix)
         _, kind = room(path)
-        self._file = Output(path, keep_partial=True)
+        self._file = _create(path, options)
         self.partial = f"what was written stands in {self._file.part}"
         folder = str(path.parent)
         self._for_attachments = Reserve(folder, _ATTACHMENTS if options.attachments else 0)
@@ -73,6 +74,12 @@ class FileDestination(Destination):
     def close(self) -> None:
         """Let go of the room for attachments."""
         self._for_attachments.release()
+
+
+def _create(path: Path, options: Options) -> Union[Output, SplitFile]:
+    if options.split:
+        return SplitFile(path, options.split, options.size)
+    return Output(path, keep_partial=True)
 
 
 def write_file(path: str, data: bytes) -> None:

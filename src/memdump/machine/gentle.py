@@ -5,7 +5,7 @@ so overwrite all that is free, remains of the past included, and push out the fi
 while they are being acquired.
 """
 
-from typing import Callable, List, Optional, Protocol, Union
+from typing import Callable, List, Optional, Protocol, Sequence, Union
 
 from memdump.machine.beside import Beside
 from memdump.machine.output import NoRoom
@@ -32,7 +32,7 @@ class Gentle:
     ``repair`` gets these last bytes of the file to write them once more, where more room can be made.
     """
 
-    def __init__(self, file: Settling, repair: Optional[Callable[[List[bytes]], None]] = None) -> None:
+    def __init__(self, file: Settling, repair: Optional[Callable[[Sequence[bytes]], None]] = None) -> None:
         self._file = file
         self._since = 0
         self._repair = repair

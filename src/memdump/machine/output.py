@@ -49,6 +49,7 @@ class Output:
         self.trouble: Optional[str] = None
         """Set when the room was given up: there is little left, and the file should come to its end."""
         self._reserved = False
+        self._named = False
         refuse_existing(self.path)
         self._fd = self._create()
 
@@ -87,7 +88,7 @@ class Output:
         self.trouble = NO_ROOM
         return True
 
-    def rewrite(self, last: Sequence[bytes]) -> None:
+    def rewrite(self, last: Sequence[Union[bytes, memoryview]]) -> None:
         """Write the last bytes of the file once more, which the system lost for want of room.
 
         Raises as `write` does.
@@ -133,6 +134,12 @@ class Output:
 
     def commit(self) -> None:
         """Make the file durable and give it its name; raises `MemdumpError` where that fails."""
+        self.seal()
+        self.give_name()
+        settle_folder(self.path)
+
+    def seal(self) -> None:
+        """Make the file durable and let go of it; it is ``PATH.part`` still.  Raises as `write` does."""
         try:
             size = os.fstat(self._fd).st_size
             if size < self.position or self._reserved:  # a hole at the end, or room that was not needed
@@ -140,8 +147,6 @@ class Output:
             os.fsync(self._fd)
         except OSError as error:
             raise self._failed(error) from None
-        self.give_name()
-        settle_folder(self.path)
         self.close()
 
     def give_name(self) -> None:
@@ -157,6 +162,7 @@ class Output:
             self._rename()
         else:
             Path(self.part).unlink()
+        self._named = True
 
     def _rename(self) -> None:
         try:
@@ -188,10 +194,8 @@ class Output:
         error: Optional[BaseException],
         traceback: Optional[TracebackType],
     ) -> None:
-        if self._fd < 0:
-            return
         self.close()
-        if not self.keep_partial:
+        if not self._named and not self.keep_partial:
             Path(self.part).unlink()
 
 
