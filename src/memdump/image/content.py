@@ -8,16 +8,27 @@ import stat
 from typing import TYPE_CHECKING, Any, Protocol
 
 from memdump.errors import NotADump, NotPermitted
+from memdump.image import secret
 
 if TYPE_CHECKING:
     import struct
     from pathlib import Path
 
 
+class Damaged(LookupError):
+    """A part of the content cannot be had: the first such part of what was asked for."""
+
+    def __init__(self, offset: int, size: int) -> None:
+        super().__init__(f"{size} bytes at offset {offset:#x} are damaged")
+        self.offset = offset
+        self.size = size
+
+
 class Content(Protocol):
     """Bytes that are sliced like a `bytes` object: a map of the file, or a file put together from pieces."""
 
-    def __getitem__(self, where: slice, /) -> bytes: ...
+    def __getitem__(self, where: slice, /) -> bytes:
+        """Give a slice; a content that is not simply mapped raises `Damaged` where it cannot."""
 
     def __len__(self) -> int: ...
 
@@ -40,7 +51,10 @@ def open_content(path: Path) -> mmap.mmap:
         raise NotADump(f"{path}: cannot be opened: {_reason(error)}") from None
     try:
         _check(path, os.fstat(descriptor))
-        return mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+        mapping = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+        if secret.locked:
+            secret.let_go(mapping)
+        return mapping
     except (OSError, ValueError) as error:
         raise NotADump(
             f"{path}: cannot be mapped ({_reason(error)}); copy it to an ordinary disk first"
@@ -68,6 +82,9 @@ def _check(path: Path, status: os.stat_result) -> None:
 
 
 def unpack(content: Content, layout: struct.Struct, offset: int) -> tuple[Any, ...] | None:
-    """Give the fields of a structure, or nothing where the file ends before it does."""
-    taken = content[offset : offset + layout.size]
+    """Give the fields of a structure, or nothing where the file ends before it does or is damaged there."""
+    try:
+        taken = content[offset : offset + layout.size]
+    except Damaged:
+        return None
     return layout.unpack(taken) if len(taken) == layout.size else None

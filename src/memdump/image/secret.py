@@ -1,0 +1,93 @@
+"""Keep keys and plaintext out of core dumps and out of swap, as far as the system lets us."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ctypes
+    import mmap
+
+PR_SET_DUMPABLE = 4
+"""``linux/prctl.h``"""
+
+MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
+"""``asm-generic/mman.h``; ONFAULT, since Linux 4.4, locks a page when it is first touched, not before."""
+
+CAP_IPC_LOCK = 14
+"""``linux/capability.h``"""
+
+locked = False
+"""Whether what is mapped from now on is locked, too: see `let_go`."""
+
+
+def protect_process() -> list[str]:
+    """Forbid core dumps and debuggers of the same user, and lock memory where it can be locked without limit.
+
+    With a limit it is left alone, since allocations would fail once that is reached.  Gives in words what the
+    system did not let us do.  Of all this, programs that are started later inherit the core size limit only.
+    """
+    global locked
+    missing = []
+    libc = _libc()
+    if not hasattr(libc, "prctl") or libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        missing.append("debuggers of this user are not kept away")
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (OSError, ValueError):
+        missing.append("core dumps are not forbidden")
+    locked = _may_lock() and libc.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0
+    if not locked:
+        missing.append("memory may be swapped: only root locks it, or a user with `ulimit -l unlimited`")
+    return missing
+
+
+def let_go(mapping: mmap.mmap) -> None:
+    """Let the system drop the pages of a mapped file again: locked, a big image would fill the memory.
+
+    To be called for files that are mapped when `protect_process` is called, and afterwards.
+    """
+    import ctypes
+
+    buffer = _buffer_type()()
+    python, this = ctypes.pythonapi, ctypes.py_object(mapping)
+    if python.PyObject_GetBuffer(this, ctypes.byref(buffer), 0) == 0:
+        _libc().munlock(ctypes.c_void_p(buffer.start), ctypes.c_size_t(buffer.size))
+        python.PyBuffer_Release(ctypes.byref(buffer))
+
+
+def _may_lock() -> bool:
+    """Whether there is no limit to what may be locked: none is set, or none counts for this user."""
+    _, most = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if most == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (most, most))
+        return True
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return False
+    capabilities = [line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")]
+    return any(int(word, 16) >> CAP_IPC_LOCK & 1 for word in capabilities)
+
+
+def _libc() -> ctypes.CDLL:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _buffer_type() -> type[ctypes.Structure]:
+    """``Py_buffer`` of ``pybuffer.h``: how to learn where a mapping that is only read lies."""
+    import ctypes
+
+    class Buffer(ctypes.Structure):
+        _fields_ = (
+            ("start", ctypes.c_void_p),
+            ("object", ctypes.py_object),
+            ("size", ctypes.c_ssize_t),
+            ("rest", ctypes.c_char * 128),
+        )
+
+    return Buffer
