@@ -8,23 +8,37 @@ if TYPE_CHECKING:
     import os
 
     from memdump.image.base import Image
+    from memdump.image.layers import Ask, Key
 
 
-def open_image(path: str | os.PathLike[str]) -> Image:
-    """Open a dump of any known format; raises `memdump.errors.NotADump` or `memdump.errors.NotPermitted`.
+def open_image(path: str | os.PathLike[str], identity: Key = None, ask: Ask | None = None) -> Image:
+    """Open a dump of any known format, compressed with zstd or not, encrypted with age or not.
+
+    ``identity`` opens an encrypted one: a file of identities, or identities of `memdump.image.age_keys`.
+    ``ask`` is called, with the words to show, where a passphrase is needed.  Raises
+    `memdump.errors.NotADump` where the file is none, `memdump.errors.NotPermitted` where it may not be read
+    or cannot be decrypted.
 
     A file that is truncated or damaged is opened with what it has; `Image.defects` says what is wrong with
     it.
     """
     from pathlib import Path
 
-    from memdump.image.content import open_content
+    from memdump.errors import NotADump
+    from memdump.image.content import Damaged
+    from memdump.image.layers import open_layers
     from memdump.image.recognise import recognise
 
     place = Path(path)
-    content = open_content(place)
+    opened = open_layers(place, identity, ask)
     try:
-        return recognise(place, content)
+        image = recognise(place, opened.content)
+    except Damaged as error:
+        opened.content.close()
+        raise NotADump(f"{place}: damaged where its structure is told: {error}; take it again") from None
     except BaseException:
-        content.close()
+        opened.content.close()
         raise
+    image.layers, image.metadata, image.file_size = opened.layers, opened.metadata, opened.size
+    image.defects[:0] = opened.defects
+    return image

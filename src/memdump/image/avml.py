@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.errors import NotADump
 from memdump.image.base import Image, MissingMemory
-from memdump.image.content import unpack
+from memdump.image.content import Damaged, unpack
 from memdump.image.segments import Segment, disjoint
 from memdump.machine.source import Range
 
@@ -108,7 +108,7 @@ class AvmlImage(Image):
         end = frames.offsets[frame + 1] if frame + 1 < len(frames.offsets) else frames.end
         try:
             data = bytes(cramjam.snappy.decompress(STREAM_START + self._content[offset:end]))
-        except cramjam.DecompressionError as error:
+        except (cramjam.DecompressionError, Damaged) as error:
             raise ValueError(str(error)) from None
         after = frames.places[frame + 1] if frame + 1 < len(frames.places) else frames.size
         if len(data) != after - frames.places[frame]:

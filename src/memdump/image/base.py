@@ -43,6 +43,12 @@ class Image(abc.ABC):
     """The machine as ``uname -m`` names it (``x86_64``, ``aarch64``), where the format says it."""
     defects: list[str]
     """What is wrong with the file and was worked around, a line each: truncated, overlapping ranges."""
+    layers: tuple[str, ...] = ()
+    """What the format is wrapped in, from the outside: ``age``, ``zstd``."""
+    metadata: bytes = b""
+    """What travels in a layer beside the memory: the manifest of an acquisition, as JSON."""
+    file_size: int = 0
+    """Bytes that the image takes on the disk."""
 
     @abc.abstractmethod
     def _read_within(self, index: int, offset: int, size: int) -> bytes | memoryview:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memdump.errors import NotADump
 from memdump.image.base import Image, MissingMemory
 from memdump.image.bitmap import runs
-from memdump.image.content import unpack
+from memdump.image.content import Damaged, unpack
 from memdump.image.elf import LARGEST_VMCOREINFO, find_vmcoreinfo
 from memdump.image.pages import decompress
 from memdump.machine.source import Range
@@ -162,7 +162,10 @@ class KdumpImage(Image):
         offset, size, flags, _ = fields
         if not offset or not 0 < size <= block:
             return None
-        return decompress(self._content[offset : offset + size], flags, block)
+        try:
+            return decompress(self._content[offset : offset + size], flags, block)
+        except Damaged:
+            return None
 
     def _read_within(self, index: int, offset: int, size: int) -> bytes:
         block = self._header.block

@@ -51,7 +51,8 @@ def _segments(content: Content, defects: list[str]) -> list[Segment]:
     while offset < length:
         fields = unpack(content, HEADER, offset)
         if fields is None:
-            defects.append(f"truncated: the file ends inside the range header at offset {offset:#x}")
+            what = "truncated: the file ends inside" if offset + HEADER.size > length else "damaged:"
+            defects.append(f"{what} the range header at offset {offset:#x}; what follows it is left out")
             break
         magic, version, start, last = fields
         if (magic, version) != (MAGIC, VERSION) or last < start:

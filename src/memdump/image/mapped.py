@@ -7,7 +7,8 @@ import functools
 import mmap
 from typing import TYPE_CHECKING
 
-from memdump.image.base import Image
+from memdump.image.base import Image, MissingMemory
+from memdump.image.content import Damaged
 from memdump.image.segments import disjoint
 from memdump.machine.source import Range
 
@@ -37,7 +38,10 @@ class MappedImage(Image):
         # The kernel engine reads a few bytes at a time, mostly from the range it read from before.
         start, end, shift = self._last
         if start <= address and address + size <= end:
-            return self._content[address + shift : address + shift + size]
+            try:
+                return self._content[address + shift : address + shift + size]
+            except Damaged as error:
+                raise _missing(error, address + shift, size, shift) from None
         index = self._range_at(address)
         if index is not None:
             found = self._segments[index]
@@ -45,8 +49,12 @@ class MappedImage(Image):
         return super().read(address, size)
 
     def _read_within(self, index: int, offset: int, size: int) -> bytes | memoryview:
-        begin = self._segments[index].offset + offset
-        return self._view[begin : begin + size]
+        segment = self._segments[index]
+        begin = segment.offset + offset
+        try:
+            return self._view[begin : begin + size]
+        except Damaged as error:
+            raise _missing(error, begin, size, segment.offset - segment.start) from None
 
     @functools.cached_property
     def _view(self) -> Content | memoryview:
@@ -58,3 +66,9 @@ class MappedImage(Image):
         self.__dict__.pop("_view", None)
         with contextlib.suppress(BufferError):
             self._content.close()
+
+
+def _missing(error: Damaged, begin: int, size: int, shift: int) -> MissingMemory:
+    """Say as memory which part of ``size`` bytes at ``begin`` of the file is damaged."""
+    first = max(error.offset, begin)
+    return MissingMemory(first - shift, min(error.offset + error.size, begin + size) - first)

@@ -21,14 +21,11 @@ if TYPE_CHECKING:
 
 COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gzip -d"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -d"),
     b"\xfd7zXZ\x00": ("xz", "xz -d"),
     b"BZh": ("bzip2", "bzip2 -d"),
     b"\x04\x22\x4d\x18": ("lz4", "lz4 -d"),
     b"7z\xbc\xaf\x27\x1c": ("7-Zip", "7z x"),
     b"PK\x03\x04": ("zip", "unzip"),
-    b"age-encryption.org/": ("age", "age -d"),
-    b"-----BEGIN AGE ENCRYPTED FILE-----": ("age", "age -d"),
 }
 """What a dump is often packed in: the first bytes, the name, and what unpacks it."""
 
