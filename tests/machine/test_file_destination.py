@@ -113,7 +113,7 @@ SMALL = {
     "ext4": "truncate -s 24M $1.disk && mkfs.ext4 -q $1.disk && mount -o loop $1.disk $1 && rmdir $1/l*",
     "vfat": "truncate -s 24M $1.disk && mkfs.vfat $1.disk >$1.log && mount -o loop $1.disk $1",
     "xfs": "truncate -s 300M $1.disk && mkfs.xfs -q $1.disk && mount -o loop $1.disk $1",
-    "btrfs": "truncate -s 128M $1.disk && mkfs.btrfs -q $1.disk && mount -o loop $1.disk $1",
+    "btrfs": "truncate -s 128M $1.disk && mkfs.btrfs -q $1.disk >$1.log 2>&1 && mount -o loop $1.disk $1",
 }
 
 
