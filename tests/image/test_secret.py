@@ -77,8 +77,8 @@ def test_a_mapped_image_is_not_locked(tmp_path: Path, first: str) -> None:
     path.write_bytes(bytes(4096))
     os.truncate(path, 4 * BLOCK)
     steps = {
-        "map": "mapping = map(); secret.protect_process(); secret.let_go(mapping)",
-        "protect": "secret.protect_process(); mapping = map(); secret.let_go(mapping)",
+        "map": "mapping = map(); secret.protect_process()",
+        "protect": "secret.protect_process(); mapping = map(); secret.let_go_of_files()",
     }
     found = run(
         f"""

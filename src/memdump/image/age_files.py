@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memdump.errors import MemdumpError, NotPermitted, UsageError
-from memdump.image.age import AgeContent, is_age
+from memdump.image.age_content import AgeContent, is_age
 from memdump.image.age_keys import Passphrase, X25519Identity, X25519Recipient
 from memdump.image.age_ssh import parse_ssh_recipient, ssh_identity
 

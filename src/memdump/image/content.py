@@ -53,7 +53,7 @@ def open_content(path: Path) -> mmap.mmap:
         _check(path, os.fstat(descriptor))
         mapping = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
         if secret.locked:
-            secret.let_go(mapping)
+            secret.let_go_of_files()
         return mapping
     except (OSError, ValueError) as error:
         raise NotADump(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import ctypes
-    import mmap
 
 PR_SET_DUMPABLE = 4
 """``linux/prctl.h``"""
@@ -20,7 +19,7 @@ CAP_IPC_LOCK = 14
 """``linux/capability.h``"""
 
 locked = False
-"""Whether what is mapped from now on is locked, too: see `let_go`."""
+"""Whether what is mapped from now on is locked, too: see `let_go_of_files`."""
 
 
 def protect_process() -> list[str]:
@@ -39,23 +38,30 @@ def protect_process() -> list[str]:
     except (OSError, ValueError):
         missing.append("core dumps are not forbidden")
     locked = _may_lock() and libc.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0
-    if not locked:
+    if locked:
+        let_go_of_files()
+    else:
         missing.append("memory may be swapped: only root locks it, or a user with `ulimit -l unlimited`")
     return missing
 
 
-def let_go(mapping: mmap.mmap) -> None:
-    """Let the system drop the pages of a mapped file again: locked, a big image would fill the memory.
+def let_go_of_files() -> None:
+    """Let the system drop the pages of files that are mapped to be read: a big image would fill the memory.
 
-    To be called for files that are mapped when `protect_process` is called, and afterwards.
+    `protect_process` does so with those that are mapped then; to be called when another one was mapped.
     """
     import ctypes
 
-    buffer = _buffer_type()()
-    python, this = ctypes.pythonapi, ctypes.py_object(mapping)
-    if python.PyObject_GetBuffer(this, ctypes.byref(buffer), 0) == 0:
-        _libc().munlock(ctypes.c_void_p(buffer.start), ctypes.c_size_t(buffer.size))
-        python.PyBuffer_Release(ctypes.byref(buffer))
+    libc = _libc()
+    try:
+        maps = Path("/proc/self/maps").read_text(errors="replace")
+    except OSError:
+        return
+    for line in maps.splitlines():
+        where, rights, *_ = line.split()
+        if rights == "r--s":
+            start, end = (int(word, 16) for word in where.split("-"))
+            libc.munlock(ctypes.c_void_p(start), ctypes.c_size_t(end - start))
 
 
 def _may_lock() -> bool:
@@ -76,18 +82,3 @@ def _libc() -> ctypes.CDLL:
     import ctypes
 
     return ctypes.CDLL(None, use_errno=True)
-
-
-def _buffer_type() -> type[ctypes.Structure]:
-    """``Py_buffer`` of ``pybuffer.h``: how to learn where a mapping that is only read lies."""
-    import ctypes
-
-    class Buffer(ctypes.Structure):
-        _fields_ = (
-            ("start", ctypes.c_void_p),
-            ("object", ctypes.py_object),
-            ("size", ctypes.c_ssize_t),
-            ("rest", ctypes.c_char * 128),
-        )
-
-    return Buffer

@@ -1,0 +1,100 @@
+"""Seal what is written with age: a layer of an image on its way out."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from memdump.errors import UsageError
+from memdump.image.age_chunks import BATCH, CHUNK, NONCE_SIZE, chunk_nonce, payload_cipher, threads
+from memdump.image.age_header import FILE_KEY_SIZE, LARGEST, encode_header
+from memdump.image.age_keys import Passphrase
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Future
+
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    from memdump.image.age_keys import Recipient
+    from memdump.machine.pipeline import Stream
+
+
+class AgeWriter:
+    """Seals what is written to it, for some recipients; with some MB of memory, and up to four threads.
+
+    What is written lies behind: up to six MB of it are on their way until `close`.
+    """
+
+    def __init__(self, stream: Stream, recipients: Sequence[Recipient]) -> None:
+        """Write the header; raises `UsageError` where these recipients do not go together."""
+        if not recipients:
+            raise UsageError("nobody could open what is encrypted to no one; give a recipient")
+        if len(recipients) > 1 and any(isinstance(recipient, Passphrase) for recipient in recipients):
+            raise UsageError("a passphrase stands alone in an age file; give it or recipients, not both")
+        file_key, nonce = os.urandom(FILE_KEY_SIZE), os.urandom(NONCE_SIZE)
+        header = encode_header([recipient.wrap(file_key) for recipient in recipients], file_key)
+        if len(header) > LARGEST:
+            raise UsageError(f"the header for {len(recipients)} recipients would be too long; give fewer")
+        self._stream = stream
+        self._cipher = payload_cipher(file_key, nonce)
+        self._threads = threads()
+        self._pool = ThreadPoolExecutor(self._threads, "age")
+        self._sealing: deque[Future[list[bytes]]] = deque()
+        self._buffer = bytearray(BATCH * CHUNK)
+        self._filled = 0
+        self._count = 0
+        self._closed = False
+        stream.write(header + nonce)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take more plaintext; what the stream behind raises may come out of a later call, and is the end."""
+        if self._closed:
+            raise ValueError("written to after its end")
+        view = memoryview(data).cast("B")
+        while view:
+            if self._filled == len(self._buffer):
+                self._seal(final=False)
+            taken = min(len(self._buffer) - self._filled, len(view))
+            self._buffer[self._filled : self._filled + taken] = view[:taken]
+            self._filled += taken
+            view = view[taken:]
+
+    def close(self) -> None:
+        """Write the last chunk, marked as such; the stream behind stays open."""
+        if not self._closed:
+            self._seal(final=True)
+            self._send(0)
+            self._closed = True
+            self._pool.shutdown()
+
+    def _seal(self, *, final: bool) -> None:
+        plain = memoryview(self._buffer)[: self._filled]
+        self._sealing.append(self._pool.submit(_encrypt, self._cipher, plain, self._count, final))
+        self._count += BATCH
+        self._buffer = bytearray(BATCH * CHUNK)
+        self._filled = 0
+        self._send(self._threads)
+
+    def _send(self, most: int) -> None:
+        """Write what is sealed, until no more than so many batches are on their way."""
+        try:
+            while len(self._sealing) > most:
+                for chunk in self._sealing.popleft().result():
+                    self._stream.write(chunk)
+        except BaseException:
+            # A gap would make all that follows worthless, and a last chunk behind it would hide that.
+            self._closed = True
+            self._sealing.clear()
+            self._pool.shutdown(wait=False)
+            raise
+
+
+def _encrypt(cipher: ChaCha20Poly1305, plain: memoryview, number: int, final: bool) -> list[bytes]:
+    chunks = []
+    for at in range(0, max(len(plain), 1), CHUNK):
+        last = final and at + CHUNK >= len(plain)
+        chunks.append(cipher.encrypt(chunk_nonce(number + at // CHUNK, last), plain[at : at + CHUNK], None))
+    return chunks
