@@ -18,7 +18,8 @@ from memdump.machine.stage import Packing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memdump.image.age import AgeWriter, Recipient
+    from memdump.image.age import AgeWriter
+    from memdump.image.age_keys import Recipient
     from memdump.image.zstd_seekable import SeekableWriter
     from memdump.machine.pipeline import Stream
 
@@ -112,6 +113,6 @@ def _packing(encrypt: bool) -> Packing:
 
 def _not_installed(error: ImportError) -> UsageError:
     return UsageError(
-        f"sealing an image needs the package {error.name!r}, which is not installed here: install memdump with"
-        " pip, or stream the image to a machine that has it (memdump receive, or --source ssh:HOST from there)"
+        f"sealing an image needs {error.name!r}, which is not installed here: install memdump with pip, or"
+        " take the memory from a machine that has it (--source ssh:HOST there, or memdump receive)"
     )

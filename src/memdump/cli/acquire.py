@@ -4,140 +4,60 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memdump import __version__
-from memdump.errors import MemdumpError
-from memdump.machine import destination, host, manifest
-from memdump.machine.acquire import Job, acquire, image_size
-from memdump.machine.gentle import Gentle
+from memdump.cli import _acquire_options, _acquisition, _sealing
+from memdump.errors import UsageError
+from memdump.machine import destination, priority, sources, sshsig
 from memdump.machine.interrupt import Interrupt
-from memdump.machine.kcore import KcoreSource
-from memdump.machine.output import Output
-from memdump.machine.progress import Progress, duration
+from memdump.report.text import visible
 
 if TYPE_CHECKING:
     import argparse
 
-    from memdump.machine.manifest import Manifest
-    from memdump.machine.pipeline import Stream
-    from memdump.machine.source import Source
+    from memdump.machine.sources import Chosen
 
-SUMMARY = "take the memory of this machine, as a LiME image"
-EXAMPLE = "sudo memdump acquire /mnt/usb/web1.lime"
+SUMMARY = "take the memory of this machine, or of another one, as a LiME image"
+EXAMPLE = "sudo memdump acquire /mnt/usb/web1.lime.zst.age --recipient ~/.ssh/id_ed25519.pub"
 
-_MANIFEST_ROOM = 64 << 10
-"""Bytes kept free for the manifest, which is due just when the image has filled the disk."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
-    parser.add_argument(
-        "out",
-        metavar="OUT",
-        nargs="?",
-        default=".",
-        help="the image to write, or the folder for HOST-TIME.lime (default: here), or - for standard output",
-    )
-    parser.add_argument(
-        "--manifest",
-        metavar="FILE",
-        help="the manifest to write (default: OUT.json; with - none)",
-    )
+add_arguments = _acquire_options.add_arguments
 
 
 def run(args: argparse.Namespace) -> int:
     """Acquire; 0 where the image holds all memory, 1 where part of it is missing."""
-    with contextlib.closing(KcoreSource()) as source, Interrupt() as interrupt:
-        if args.out == "-":
-            return _to_standard_output(source, args.manifest, interrupt)
-        path = Path(args.out)
-        if path.is_dir():
-            path /= host.image_name()
-        return _to_file(source, path, args.manifest or manifest.path_of(str(path)), interrupt)
+    if args.priority == "idle":
+        priority.lower()
+    if args.sign:
+        sshsig.check(args.sign)
+    sealing = _sealing.choose(args, "" if args.out == "-" else args.out)
+    chosen = sources.open_source(args.source, _source_options(args))
+    with contextlib.closing(chosen.source) as source:
+        plan = _acquisition.plan(args, source, sealing)
+        if args.dry_run:
+            from memdump.cli import _dry_run
+
+            return _dry_run.show(args, chosen, plan)
+        _say_source(chosen)
+        _sealing.warn(sealing, plan.name)
+        _acquisition.check_room(plan, source)
+        with Interrupt() as interrupt, destination.open_destination(plan.out, plan.options) as target:
+            return _acquisition.take(args, chosen, plan, target, interrupt)
 
 
-def _to_file(source: Source, path: Path, record_path: str, interrupt: Interrupt) -> int:
-    destination.check(path, image_size(source.ranges()))
-    with Output(record_path) as record, Output(path, keep_partial=True) as image:
-        record.reserve(_MANIFEST_ROOM)
-        stream = Gentle(image)
-        taken = _take(source, stream, path.name, interrupt, f"what was written stands in {image.part}")
-        taken = _finish(taken, stream, image)
-        status = max(_report(taken), _record(taken, record))
-    if taken.complete:
-        print(path)
-    return status
+def _source_options(args: argparse.Namespace) -> sources.Options:
+    kind, colon, _ = args.source.partition(":")
+    for option, given, wanted in (
+        ("--live", args.live, "qemu"),
+        ("--sudo", args.sudo, "ssh"),
+        ("--ssh-option", args.ssh_option, "ssh"),
+    ):
+        if given and not (colon and kind == wanted):
+            raise UsageError(f"{option} is for --source {wanted}:... only")
+    return sources.Options(live=args.live, sudo=args.sudo, ssh_options=tuple(args.ssh_option))
 
 
-def _to_standard_output(source: Source, record_path: str | None, interrupt: Interrupt) -> int:
-    stream = destination.StandardOutput()
-    left = "the image on standard output is not whole"
-    if record_path is None:
-        return _report(_take(source, stream, None, interrupt, left))
-    with Output(record_path) as record:
-        taken = _take(source, stream, None, interrupt, left)
-        return max(_report(taken), _record(taken, record))
-
-
-def _take(source: Source, stream: Stream, file: str | None, interrupt: Interrupt, left: str) -> Manifest:
-    """Acquire with a progress bar; ``left`` says what there is after a signal to stop."""
-    job = Job(__version__, [host.printable(word) for word in sys.argv], file and host.printable(file))
-    progress = Progress(image_size(source.ranges()))
-    try:
-        return acquire(
-            source,
-            stream,
-            job,
-            progress,
-            lambda: f"stopped by {interrupt.received}; {left}" if interrupt.received else None,
-        )
-    finally:
-        progress.clear()
-
-
-def _finish(taken: Manifest, stream: Gentle, image: Output) -> Manifest:
-    """Give the image its name if it is whole, which its disk has the last word on."""
-    try:
-        stream.close()
-        if taken.complete:
-            image.commit()
-    except MemdumpError as error:
-        return taken._replace(complete=False, stopped_by=taken.stopped_by or str(error))
-    return taken
-
-
-def _record(taken: Manifest, record: Output) -> int:
-    """Write the manifest; the image does not depend on it, so a failure is said and costs nothing else."""
-    try:
-        record.write(taken.to_json().encode())
-        record.commit()
-    except MemdumpError as error:
-        _say(str(error))
-        return 1
-    return 0
-
-
-def _report(taken: Manifest) -> int:
-    """Say how it went, and give the exit status."""
-    amount = sum(found.size for found in taken.ranges)
-    if taken.stopped_by:
-        _say(f"{taken.stopped_by} ({taken.size >> 20:,} of {amount >> 20:,} MiB)")
-        return 1
-    seconds = taken.timings.total
-    _say(
-        f"{amount >> 20:,} MiB in {duration(seconds)} ({amount / seconds / (1 << 20):,.0f} MiB/s), "
-        f"SHA-256 {taken.sha256}"
-    )
-    lost = sum(found.size for found in taken.unreadable)
-    if not lost:
-        return 0
-    where = ", ".join(f"{found.start:#x}-{found.end - 1:#x}" for found in taken.unreadable[:3])
-    more = ", ..." if len(taken.unreadable) > 3 else ""
-    _say(f"{lost:,} bytes could not be read and stand as zeros in the image: {where}{more}")
-    return 1
-
-
-def _say(line: str) -> None:
-    print(f"memdump: {line}", file=sys.stderr)
+def _say_source(chosen: Chosen) -> None:
+    for name, reason in chosen.refused:
+        print(f"memdump: not through {name}: {visible(reason)}", file=sys.stderr)
+    evidence = f" ({visible(chosen.source.evidence)})" if chosen.source.evidence else ""
+    print(f"memdump: reading through {visible(chosen.source.name)}{evidence}", file=sys.stderr)

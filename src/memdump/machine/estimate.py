@@ -12,6 +12,10 @@ SAMPLES = 48
 """Blocks that are looked at, at even distances."""
 
 
+Finish = Callable[[], None]
+"""Ends the steps before a stream."""
+
+
 class Estimate(NamedTuple):
     """What is to be expected; bytes and seconds."""
 
@@ -60,7 +64,7 @@ class _Sample(Source):
         pass
 
 
-def estimate(source: Source, seal: Callable[[Stream], "Tuple[Stream, Callable[[], None]]"]) -> Estimate:
+def estimate(source: Source, seal: Callable[[Stream], Tuple[Stream, Finish]]) -> Estimate:
     """Send a sample through the same steps; ``seal`` puts them before a stream and gives what ends them."""
     ranges = list(source.ranges())
     memory = sum(found.size for found in ranges)
@@ -90,7 +94,7 @@ def _spread(ranges: Sequence[Range]) -> List[Range]:
     return [block for index, block in enumerate(pieces.blocks(ranges)) if index % step == step // 2][:SAMPLES]
 
 
-def _shares(source: Source, blocks: Sequence[Range]) -> "Tuple[int, int]":
+def _shares(source: Source, blocks: Sequence[Range]) -> Tuple[int, int]:
     kernel = free = 0
     try:
         for block in blocks:

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 """Bytes of a page on this machine."""
 _PAGE_FLAGS = "/proc/kpageflags"
@@ -70,10 +69,10 @@ def now() -> Instant:
     return Instant(utc, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 
 
-def image_name() -> str:
-    """Name an image after host and time: ``web1-20260131T235959Z.lime``."""
+def image_name(hostname: str) -> str:
+    """Name an image after its host and the time: ``web1-20260131T235959Z.lime``."""
     # A host name is free text to the kernel; in a file name only letters, digits, "." and "-" are safe.
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "_" for c in os.uname().nodename)
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "_" for c in hostname)
     return f"{safe.lstrip('.') or 'host'}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.lime"
 
 

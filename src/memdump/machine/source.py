@@ -29,6 +29,8 @@ class Source(abc.ABC):
     name: str
     """What ``--source`` calls it."""
     page_size: int = host.PAGE_SIZE
+    evidence: Optional[str] = None
+    """How it is known which memory stands under which address, where that is not plain."""
     vmcoreinfo: Optional[str] = None
     """The kernel's VMCOREINFO text, where the source has it."""
     pauses_machine = False
@@ -45,6 +47,10 @@ class Source(abc.ABC):
         Raises ``OSError`` where any part of it cannot be read; the caller then asks for smaller blocks, down
         to a page.  Raises `memdump.errors.MemdumpError` where nothing more can be read at all.
         """
+
+    def buffer(self, size: int) -> memoryview:
+        """Give a buffer for reads, one that suits the source best; any other does too."""
+        return memoryview(bytearray(size))
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -3,11 +3,10 @@
 import contextlib
 import errno
 import os
-import tempfile
-from pathlib import Path
 
 from memdump.machine.beside import Beside
 from memdump.machine.gentle import EVERY
+from memdump.machine.reserve import nameless
 
 
 class SpillFile:
@@ -18,7 +17,7 @@ class SpillFile:
 
         Raises ``OSError`` where that folder takes no files.
         """
-        self._fd = _nameless(folder)
+        self._fd = nameless(folder)
         self._leave = leave
         self._size = 0
         self._since = 0
@@ -65,12 +64,3 @@ class SpillFile:
         with contextlib.suppress(OSError):
             self._settling.close()
         os.close(self._fd)
-
-
-def _nameless(folder: str) -> int:
-    try:
-        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError:  # a file system that has no such files
-        file, path = tempfile.mkstemp(prefix=".memdump-", dir=folder)
-        Path(path).unlink()
-        return file

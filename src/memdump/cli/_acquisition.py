@@ -1,0 +1,251 @@
+"""The steps of an acquisition that are between its options and its exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from memdump import __version__
+from memdump.cli import _sealing
+from memdump.errors import MemdumpError
+from memdump.machine import custody, destination, estimate, host, manifest, pieces, record, sshsig
+from memdump.machine.acquire import Plan, acquire, image_size
+from memdump.machine.manifest import Refused, Written
+from memdump.machine.output import write_file
+from memdump.machine.pipeline import Digest
+from memdump.machine.progress import Progress, duration
+from memdump.machine.spill import SpillFile
+from memdump.machine.stage import Stage
+from memdump.report.text import visible
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from memdump.machine.acquire import Taken
+    from memdump.machine.destination import Destination
+    from memdump.machine.interrupt import Interrupt
+    from memdump.machine.manifest import Manifest
+    from memdump.machine.pipeline import Stream
+    from memdump.machine.source import Source
+    from memdump.machine.sources import Chosen
+    from memdump.seal import Sealed, Sealing
+
+_ADDRESS = re.compile(r"tcp:|[a-z][a-z0-9]*://")
+_END = 4 << 20
+"""Bytes that the end of an image may take beside its last piece: the manifest inside it, and the like."""
+_TABLE_SHARE = 1 << 14
+"""A compressed image has a table at its end; it takes less than this part of the memory."""
+_SPARED = 1 << 30
+"""Bytes that early copies leave free on a disk, beside what the image takes."""
+_INCOMPLETE = 1
+
+
+class Layout(NamedTuple):
+    """What is going to be written where."""
+
+    out: str
+    """What ``destination.open_destination`` is given."""
+    name: str
+    """The image's place, as a user knows it."""
+    path: Path | None
+    """The image, where it is a file here."""
+    sealing: Sealing
+    options: destination.Options
+
+
+def plan(args: argparse.Namespace, source: Source, sealing: Sealing) -> Layout:
+    """Decide on names and sizes."""
+    name = _sealing.named(host.image_name(source.host().hostname), sealing)
+    out, path = args.out, None
+    if out != "-" and not _ADDRESS.match(out):
+        path = Path(out)
+        path = path / name if path.is_dir() else path.with_name(_sealing.named(path.name, sealing))
+        out, name = str(path), path.name
+    ranges = source.ranges()
+    size = image_size(ranges)
+    options = destination.Options(
+        name=name,
+        layers=sealing.layers,
+        size=size,
+        exact=not sealing.layers and not args.skip,
+        attachments=_beside(args, path),
+        reserve=pieces.piece_size(ranges) + size // _TABLE_SHARE + _END,
+        split=args.split,
+        tls=args.tls,
+        tls_ca=args.tls_ca,
+        tls_cert=args.tls_cert,
+        tls_key=args.tls_key,
+    )
+    return Layout(out, str(path or out), path, sealing, options)
+
+
+def _beside(args: argparse.Namespace, path: Path | None) -> tuple[str, ...]:
+    """The suffixes of what is put beside the image."""
+    manifests = () if args.manifest else (manifest.SUFFIX, *((sshsig.SUFFIX,) if args.sign else ()))
+    return (*manifests, *((custody.SUFFIX,) if path else ()))
+
+
+def check_room(layout: Layout, source: Source) -> None:
+    """Refuse a file that lies in memory or finds no room; what is compressed is estimated from a sample."""
+    if layout.path is None:
+        return
+    free, _ = destination.room(layout.path)
+    expected = layout.options.size
+    if layout.sealing.layers and free is not None and free < expected:
+        expected = sample(source, layout.sealing).image
+    destination.check(layout.path, expected)
+
+
+def sample(source: Source, sealing: Sealing) -> estimate.Estimate:
+    """Estimate what an acquisition takes."""
+
+    def seal(stream: Stream) -> tuple[Stream, estimate.Finish]:
+        digest = Digest(stream) if sealing.layers else None
+        sealed = sealing.upon(digest or stream)
+
+        def finish() -> None:
+            sealed.close()
+            if digest:
+                digest.close()
+
+        return sealed, finish
+
+    return estimate.estimate(source, seal)
+
+
+def take(
+    args: argparse.Namespace, chosen: Chosen, layout: Layout, target: Destination, interrupt: Interrupt
+) -> int:
+    """Acquire, close the image, put its manifest beside it, and say how it went."""
+    source = chosen.source
+    known = record.Circumstances(
+        memdump=__version__,
+        arguments=sys.argv,
+        host=source.host(),
+        source=source.name,
+        evidence=source.evidence,
+        refused=[Refused(*refused) for refused in chosen.refused],
+        vmcoreinfo=source.vmcoreinfo,
+        started=host.now(),
+    )
+    # What is not wrapped in anything is digested once.
+    digest = Digest(target) if layout.sealing.layers else None
+    sealed = layout.sealing.upon(digest or target)
+    with _stage(args, layout, source) as stage:
+        how = Plan(stage, args.skip == "free", args.max_rate)
+        taken = _acquire(source, sealed, how, layout, target, interrupt)
+    facts = record.record(known, taken)
+    failure = _end(facts, sealed, target)
+    size, sha256 = (digest.size, digest.close()) if digest else (taken.size, taken.sha256)
+    name = target.file and host.printable(target.file)
+    written = Written(name, size, sha256, layout.sealing.layers)
+    facts = record.closed(facts, written, failure)
+    status = max(_report(facts), _attach(args, facts, target))
+    if layout.path is not None:
+        image = target.place if facts.complete else f"{target.place}.part"
+        status = max(status, _begin_custody(image, facts))
+    if facts.complete and layout.out != "-":
+        print(target.place)
+    return status
+
+
+@contextlib.contextmanager
+def _stage(args: argparse.Namespace, layout: Layout, source: Source) -> Iterator[Stage | None]:
+    """Give a place for early copies, unless the order is to be ascending or the machine stands still."""
+    if args.order == "ascending" or (source.pauses_machine and not args.order):
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        spill = None
+        if layout.path is not None:
+            with contextlib.suppress(OSError):
+                spill = SpillFile(str(layout.path.parent), layout.options.size + _SPARED)
+                stack.callback(spill.close)
+        yield Stage(source.page_size, layout.sealing.packing(), spill)
+
+
+def _acquire(
+    source: Source, sealed: Sealed, how: Plan, layout: Layout, target: Destination, interrupt: Interrupt
+) -> Taken:
+    progress = Progress(layout.options.size)
+
+    def stop() -> str | None:
+        if interrupt.received:
+            return f"stopped by {interrupt.received}; {target.partial}"
+        return target.trouble and f"{layout.name}: {target.trouble}; {target.partial}"
+
+    try:
+        return acquire(source, sealed, how, progress, stop)
+    finally:
+        progress.clear()
+
+
+def _end(facts: Manifest, sealed: Sealed, target: Destination) -> str | None:
+    """End the image, with a copy of the manifest in it where there is room; give what goes wrong."""
+    try:
+        sealed.close(facts.to_json().encode())
+        if facts.complete:
+            target.commit()
+    except MemdumpError as error:
+        return str(error)
+    finally:
+        target.abandon()
+    return None
+
+
+def _attach(args: argparse.Namespace, facts: Manifest, target: Destination) -> int:
+    """Put manifest and signature in their places; the image is there by now, whatever happens to them."""
+    data = facts.to_json().encode()
+    try:
+        attachments = {manifest.SUFFIX: data}
+        if args.sign:
+            attachments[sshsig.SUFFIX] = sshsig.sign(data, args.sign)
+        for suffix, content in attachments.items():
+            if args.manifest:
+                write_file(args.manifest + suffix[len(manifest.SUFFIX) :], content)
+            elif target.attaches:
+                target.attach(suffix, content)
+    except MemdumpError as error:
+        _say(str(error))
+        return _INCOMPLETE
+    return 0
+
+
+def _begin_custody(place: str, facts: Manifest) -> int:
+    assert facts.written is not None
+    try:
+        custody.append(place, "acquired", sha256=facts.written.sha256)
+    except MemdumpError as error:
+        _say(str(error))
+        return _INCOMPLETE
+    return 0
+
+
+def _report(taken: Manifest) -> int:
+    """Say how it went, and give the exit status."""
+    amount = sum(found.size for found in taken.ranges)
+    if taken.stopped_by:
+        missing = sum(found.size for found in taken.not_taken)
+        _say(f"{taken.stopped_by} ({(amount - missing) >> 20:,} of {amount >> 20:,} MiB)")
+        return _INCOMPLETE
+    seconds = taken.timings.total
+    _say(f"{amount >> 20:,} MiB in {duration(seconds)} ({amount / seconds / (1 << 20):,.0f} MiB/s)")
+    assert taken.written is not None
+    _say(f"{taken.written.size >> 20:,} MiB written, SHA-256 {taken.written.sha256}")
+    if taken.pauses:
+        _say(f"the machine stood still for {sum(taken.pauses) * 1000:,.0f} ms")
+    lost = sum(found.size for found in taken.unreadable)
+    if not lost:
+        return 0
+    where = ", ".join(f"{found.start:#x}-{found.end - 1:#x}" for found in taken.unreadable[:3])
+    more = ", ..." if len(taken.unreadable) > 3 else ""
+    _say(f"{lost:,} bytes could not be read and stand as zeros in the image: {where}{more}")
+    return _INCOMPLETE
+
+
+def _say(line: str) -> None:
+    print(f"memdump: {visible(line)}", file=sys.stderr)

@@ -1,0 +1,102 @@
+"""How an image is to be sealed, for the commands that write one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memdump.errors import UsageError
+from memdump.seal import COMPRESSED, ENCRYPTED, Sealing
+
+if TYPE_CHECKING:
+    import argparse
+
+_RECIPIENTS = "memdump/recipients"
+
+
+def add_arguments(group: argparse._ArgumentGroup) -> None:
+    """Declare the options, which `choose` understands."""
+    group.add_argument("--compress", action="store_true", help="with zstd, also where OUT does not say .zst")
+    group.add_argument(
+        "--recipient",
+        metavar="KEY",
+        action="append",
+        default=[],
+        help="encrypt with age to this public key (age1..., ssh-ed25519 ..., or a file of them); may be given"
+        f" several times. Default: the keys in ~/.config/{_RECIPIENTS} or /etc/{_RECIPIENTS}, if there",
+    )
+    group.add_argument(
+        "--passphrase", action="store_true", help="encrypt with a passphrase, asked for at once"
+    )
+    group.add_argument("--no-encrypt", action="store_true", help="do not encrypt to the default recipients")
+
+
+def choose(args: argparse.Namespace, name: str) -> Sealing:
+    """Decide by the options, by the suffixes of ``name``, and by the recipients that are configured.
+
+    Raises `UsageError` where they contradict each other.
+    """
+    wanted = name.endswith(ENCRYPTED)
+    recipients = _recipients(args)
+    if wanted and not recipients:
+        raise UsageError(
+            f"{name}: {ENCRYPTED} says encrypted, but to whom? Add --recipient KEY or --passphrase"
+        )
+    plain = wanted and not name.endswith(COMPRESSED + ENCRYPTED)
+    compress = args.compress or COMPRESSED in Path(name).suffixes or (bool(recipients) and not plain)
+    return Sealing(compress, recipients)
+
+
+def named(name: str, sealing: Sealing) -> str:
+    """Give the name that tells what is inside: ``web1.lime`` becomes ``web1.lime.zst.age``."""
+    for suffix in (ENCRYPTED, COMPRESSED):
+        name = name.removesuffix(suffix)
+    return name + sealing.suffix
+
+
+def warn(sealing: Sealing, what: str) -> None:
+    """Say it where passwords and keys are going to lie about in the clear."""
+    if not sealing.recipients:
+        print(
+            f"memdump: {what} is not encrypted: whoever can read it finds the passwords and keys of the"
+            " machine in it; --recipient or --passphrase encrypts",
+            file=sys.stderr,
+        )
+
+
+def _recipients(args: argparse.Namespace) -> tuple[Any, ...]:
+    if args.passphrase and args.recipient:
+        raise UsageError("--passphrase and --recipient exclude each other: age opens a file in one way only")
+    if args.passphrase:
+        return (_passphrase(),)
+    words = args.recipient or ([] if args.no_encrypt else _configured())
+    if not words:
+        return ()
+    from memdump.image.age_files import parse_recipients
+
+    return tuple(parse_recipients(words))
+
+
+def _configured() -> list[str]:
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser())
+    for path in (home / _RECIPIENTS, Path("/etc") / _RECIPIENTS):
+        if path.is_file():
+            return [str(path)]
+    return []
+
+
+def _passphrase() -> Any:
+    import getpass
+
+    from memdump.image.age_keys import Passphrase
+
+    if not sys.stdin or not sys.stdin.isatty():
+        raise UsageError("--passphrase asks on a terminal, and there is none: encrypt with --recipient KEY")
+    text = getpass.getpass("Passphrase: ")
+    if not text:
+        raise UsageError("the passphrase is empty")
+    if getpass.getpass("The same again: ") != text:
+        raise UsageError("the two passphrases differ; nothing was done")
+    return Passphrase(text)
