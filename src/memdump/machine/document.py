@@ -5,7 +5,7 @@ import re
 from typing import Any, Dict, List, Optional, Pattern, Tuple, Type, TypeVar
 
 from memdump.errors import NotADump
-from memdump.machine.host import Instant
+from memdump.machine.host import Host, Instant
 from memdump.machine.source import Range
 
 T = TypeVar("T")
@@ -90,6 +90,19 @@ class Fields:
         """Give what two clocks showed."""
         fields = self.fields(key)
         return Instant(fields.utc("utc"), fields.count("boot_time_ns"))
+
+    def host(self, key: str) -> Host:
+        """Give what tells a machine."""
+        fields = self.fields(key)
+        return Host(
+            hostname=fields.text("hostname"),
+            kernel_release=fields.text("kernel_release"),
+            kernel_version=fields.text("kernel_version"),
+            machine=fields.text("machine"),
+            boot_id=fields.optional_text("boot_id"),
+            page_size=fields.count("page_size"),
+            command_line=fields.optional_text("command_line"),
+        )
 
     def utc(self, key: str) -> str:
         """Give a time in the one form that memdump writes."""

@@ -15,6 +15,7 @@ from memdump.machine.document import Fields
 from memdump.machine.host import Host, Instant, printable
 from memdump.machine.source import Range
 
+SUFFIX = ".json"
 FORMAT = "memdump manifest"
 VERSION = 2
 LARGEST = 64 << 20
@@ -166,7 +167,7 @@ class Manifest(NamedTuple):
 
 def path_of(image: str) -> str:
     """Name the manifest that belongs to an image, finished or not."""
-    return (image[: -len(".part")] if image.endswith(".part") else image) + ".json"
+    return (image[: -len(".part")] if image.endswith(".part") else image) + SUFFIX
 
 
 def command(arguments: Sequence[str]) -> List[str]:
@@ -232,7 +233,7 @@ def _manifest(found: Fields) -> Manifest:
     return Manifest(
         memdump=found.text("memdump"),
         command=found.texts("command"),
-        host=_host(found.fields("host")),
+        host=found.host("host"),
         started=found.instant("started"),
         ended=found.instant("ended"),
         source=found.text("source"),
@@ -254,18 +255,6 @@ def _manifest(found: Fields) -> Manifest:
         unreadable=found.ranges("unreadable"),
         not_taken=found.ranges("not_taken"),
         pauses=found.all_seconds("pauses"),
-    )
-
-
-def _host(fields: Fields) -> Host:
-    return Host(
-        hostname=fields.text("hostname"),
-        kernel_release=fields.text("kernel_release"),
-        kernel_version=fields.text("kernel_version"),
-        machine=fields.text("machine"),
-        boot_id=fields.optional_text("boot_id"),
-        page_size=fields.count("page_size"),
-        command_line=fields.optional_text("command_line"),
     )
 
 
