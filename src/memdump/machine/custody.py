@@ -138,7 +138,15 @@ def append(
 def mark(image: str, head: Head) -> None:
     """Write the head into an attribute of the image's file, as far as its file system and mode allow."""
     with contextlib.suppress(OSError):
-        os.setxattr(image, ATTRIBUTE, str(head).encode())
+        os.setxattr(_file(image), ATTRIBUTE, str(head).encode())
+
+
+def _file(image: str) -> str:
+    """Give the file that bears the mark: of an image in pieces the first, ``IMAGE.000``."""
+    if Path(image).exists():
+        return image
+    whole = image[: -len(".part")] if image.endswith(".part") else image
+    return f"{whole}.000{image[len(whole) :]}"
 
 
 def check(image: str) -> Optional[Record]:
@@ -206,7 +214,7 @@ def _unmarked(marked: Head, last: int) -> str:
 
 def _marked(image: str) -> Optional[Head]:
     try:
-        text = os.getxattr(image, ATTRIBUTE).decode("ascii", "replace")
+        text = os.getxattr(_file(image), ATTRIBUTE).decode("ascii", "replace")
     except OSError:
         return None
     found = _HEAD.fullmatch(text)

@@ -13,6 +13,8 @@ from typing import Iterator, List, NamedTuple, Optional
 
 from memdump.errors import MemdumpError, NotPermitted, UsageError
 
+SUFFIX = ".json.sig"
+"""Behind the name of an image, for the signature of its manifest."""
 NAMESPACE = "memdump"
 """What the signature is for: one that was made for anything else does not serve."""
 LARGEST = 32 << 10
