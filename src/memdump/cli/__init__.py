@@ -26,7 +26,19 @@ from memdump.report.text import visible
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("acquire", "convert", "info", "tables", "show", "query", "triage", "shell", "export")
+COMMANDS = (
+    "acquire",
+    "receive",
+    "convert",
+    "info",
+    "verify",
+    "tables",
+    "show",
+    "query",
+    "triage",
+    "shell",
+    "export",
+)
 """The commands in the order of the help; each is the module of that name."""
 
 DESCRIPTION = "Take the memory of a running UNIX system and say what was going on in it."

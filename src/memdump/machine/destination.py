@@ -109,6 +109,10 @@ def open_destination(out: str, options: Options) -> Destination:
     """
     if out == "-":
         return StandardOutput()
+    if out.startswith("tcp:"):
+        from memdump.machine.tcp import TcpDestination
+
+        return TcpDestination(out[len("tcp:") :], options)
     from memdump.machine.file_destination import FileDestination
 
     path = Path(out)

@@ -7,7 +7,7 @@ from typing import Optional, Union
 from memdump.errors import MemdumpError
 from memdump.machine.destination import Destination, Options, room
 from memdump.machine.gentle import Gentle
-from memdump.machine.output import Output, refuse_existing
+from memdump.machine.output import Output, refuse_existing, write_file
 from memdump.machine.reserve import Reserve
 from memdump.machine.split import SplitFile
 
@@ -80,10 +80,3 @@ def _create(path: Path, options: Options) -> Union[Output, SplitFile]:
     if options.split:
         return SplitFile(path, options.split, options.size)
     return Output(path, keep_partial=True)
-
-
-def write_file(path: str, data: bytes) -> None:
-    """Write a small file whole or not at all; raises `MemdumpError`."""
-    with Output(path) as out:
-        out.write(data)
-        out.commit()

@@ -199,6 +199,13 @@ class Output:
             Path(self.part).unlink()
 
 
+def write_file(path: str, data: bytes) -> None:
+    """Write a small file whole or not at all; raises `MemdumpError`."""
+    with Output(path) as out:
+        out.write(data)
+        out.commit()
+
+
 def refuse_existing(path: str) -> None:
     """Raise `UsageError` where there is something under the name ``path``, be it a broken link."""
     if os.path.lexists(path):

@@ -1,0 +1,161 @@
+"""``memdump receive``: the other end of ``memdump acquire tcp:HOST:PORT``."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memdump.errors import MemdumpError, UsageError
+from memdump.machine import wire
+from memdump.machine.progress import Progress
+from memdump.machine.receiver import Received, Stranger, receive
+from memdump.report.text import visible
+
+if TYPE_CHECKING:
+    import argparse
+    import ssl
+    from collections.abc import Callable
+
+SUMMARY = "take an image that another machine sends (acquire tcp:HOST:PORT)"
+EXAMPLE = "memdump receive 0.0.0.0:9000 /evidence"
+
+# Whoever reaches the port can write to this machine's disk, so it is opened to others only when asked.
+_HERE = "127.0.0.1"
+_AT_ONCE = 16
+"""Senders; each takes some MiB of memory."""
+INCOMPLETE = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument(
+        "address",
+        metavar="[HOST:]PORT",
+        help="where to listen: 0.0.0.0:PORT or [::]:PORT for other machines, without a host for this one"
+        " alone (the end of a tunnel)",
+    )
+    parser.add_argument("out", metavar="OUT", help="the folder for what comes, or the file to write")
+    parser.add_argument("--keep", action="store_true", help="go on after the first image, until interrupted")
+    parser.add_argument("--tls-cert", metavar="FILE", help="take TLS only, and show this certificate (PEM)")
+    parser.add_argument("--tls-key", metavar="FILE", help="its key, where it is not in the same file")
+    parser.add_argument(
+        "--tls-ca", metavar="FILE", help="take only senders with a certificate that this one signed"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Receive; 0 where all that came is whole, 1 where something is not."""
+    target = Path(args.out)
+    if args.keep and not target.is_dir():
+        raise UsageError(f"{args.out}: is no folder, which several images need")
+    context = _context(args)
+    with _listen(args.address) as listener:
+        host, port = listener.getsockname()[:2]
+        _say(f"listening on {wire.spell(host, port)}" + ("" if context else ", without TLS"))
+        if args.keep:
+            return _keep(listener, target, context)
+        while True:
+            connection, peer = listener.accept()
+            status = _serve(connection, wire.spell(*peer[:2]), target, context)
+            if status is not None:
+                return status
+
+
+def _context(args: argparse.Namespace) -> ssl.SSLContext | None:
+    if not (args.tls_cert or args.tls_key or args.tls_ca):
+        return None
+    from memdump.machine.tls import Identity
+
+    if not args.tls_cert:
+        raise UsageError("who receives over TLS shows a certificate: add --tls-cert FILE")
+    return Identity(args.tls_ca, args.tls_cert, args.tls_key).server()
+
+
+def _listen(text: str) -> socket.socket:
+    host, port = wire.address(text, _HERE)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return socket.create_server(found[0][4][:2], family=found[0][0])
+    except OSError as error:
+        raise UsageError(f"{text}: cannot listen there: {error.strerror or error}") from None
+
+
+def _keep(listener: socket.socket, target: Path, context: ssl.SSLContext | None) -> int:
+    """Serve several senders, some at the same time, until interrupted."""
+    statuses = [0]
+    free = threading.BoundedSemaphore(_AT_ONCE)
+
+    def serve(connection: socket.socket, peer: str) -> None:
+        try:
+            statuses.append(_serve(connection, peer, target, context, alone=False) or 0)
+        finally:
+            free.release()
+
+    running: list[threading.Thread] = []
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            free.acquire()
+            connection, peer = listener.accept()
+            running = [thread for thread in running if thread.is_alive()]
+            running.append(
+                threading.Thread(target=serve, args=(connection, wire.spell(*peer[:2])), daemon=True)
+            )
+            running[-1].start()
+    broken = sum(thread.is_alive() for thread in running)
+    if broken:
+        _say(f"interrupted; {broken} that were being received stay as .part files")
+    return INCOMPLETE if broken else max(statuses)
+
+
+def _serve(
+    connection: socket.socket, peer: str, target: Path, context: ssl.SSLContext | None, alone: bool = True
+) -> int | None:
+    """Take one image and say how it went; None where nobody had one."""
+    begun: list[str] = []
+    shown: list[Progress] = []
+
+    def started(path: str, size: int) -> Callable[[int], None]:
+        _say(f"{peer} sends {path}")
+        begun.append(path)
+        if not (alone and size):
+            return lambda done: None  # noqa: ARG005
+        shown.append(Progress(size))
+        return shown[0]
+
+    try:
+        received = receive(connection, peer, target, context, started)
+    except Stranger as error:
+        _say(str(error))
+        return None
+    except MemdumpError as error:
+        _say(str(error))
+        return INCOMPLETE
+    except KeyboardInterrupt:
+        if not begun:
+            raise
+        raise MemdumpError(f"interrupted; what was received stands in {begun[0]}.part") from None
+    finally:
+        for progress in shown:
+            progress.clear()
+    return received and _report(received, peer)
+
+
+def _report(received: Received, peer: str) -> int:
+    status = 0
+    if not received.whole:
+        _say(f"{peer} ended before its end; what it sent stands in {received.path}")
+        status = INCOMPLETE
+    if received.lacks:
+        _say(f"{received.path}: what belongs to it did not all come: {received.lacks}")
+        status = INCOMPLETE
+    _say(f"{received.size:,} bytes, SHA-256 {received.sha256}")
+    print(visible(received.path), flush=True)
+    return status
+
+
+def _say(line: str) -> None:
+    print(f"memdump: {visible(line)}", file=sys.stderr, flush=True)

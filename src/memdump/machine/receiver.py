@@ -1,0 +1,196 @@
+"""The other end of ``tcp:``: takes what a sender sends and writes it to a file.
+
+The sender may be anyone who reaches the port, so nothing that it says is believed: names are plain, sizes are
+bounded, nothing is written over, and bytes are counted and digested here.
+"""
+
+import contextlib
+import hashlib
+import re
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional
+
+from memdump.errors import MemdumpError, UsageError
+from memdump.machine import wire
+from memdump.machine.destination import Destination, Options, room
+from memdump.machine.file_destination import FileDestination
+from memdump.machine.pipeline import Digest
+
+if TYPE_CHECKING:
+    import ssl
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,199}")
+_NOT_AN_IMAGE = (".part", *wire.SUFFIXES)
+_PATIENCE = 30.0
+"""Seconds that a sender has to say who it is."""
+_FAREWELL = 5.0
+"""Seconds that a sender has to hear why it failed."""
+_RESERVE = 64 << 20
+"""Bytes kept free where there are many: for what is on its way, and the end of the image, on a full disk."""
+
+
+class Stranger(MemdumpError):
+    """Who connected is no sender that can be served; nothing was written."""
+
+
+class Received(NamedTuple):
+    """What became of an image."""
+
+    path: str
+    """The file; it ends with ``.part`` if it is not the whole."""
+    size: int
+    sha256: str
+    whole: bool
+    """Whether the sender said that this is all."""
+    lacks: Optional[str]
+    """Why what belongs to it (the manifest) did not come; None where all came."""
+
+
+Started = Callable[[str, int], Callable[[int], None]]
+"""Gets the path, and the bytes that may come (0: unknown); gives what is called with the bytes that came."""
+
+
+def receive(
+    connection: socket.socket,
+    peer: str,
+    target: Path,
+    context: "Optional[ssl.SSLContext]",
+    started: Started,
+) -> Optional[Received]:
+    """Take one image from a new connection and write it to ``target``, a file or the folder for it.
+
+    ``peer`` names the sender.  The result is None where nobody spoke.  Raises `Stranger` where nothing was
+    begun, and `MemdumpError` where the stream broke or this disk failed; the connection is closed then.
+    """
+    with contextlib.closing(_secured(connection, peer, context)) as secured:
+        line = wire.Wire(secured, peer)
+        line.deadline = time.monotonic() + _PATIENCE
+        hello = _hello(line)
+        if hello is None:
+            return None
+        try:
+            place = _open(hello, target)
+        except MemdumpError as error:
+            _fail(line, str(error), target / "*" if target.is_dir() else target)
+            raise Stranger(f"{peer}: was refused: {error}") from None
+        with place:
+            line.deadline = None
+            line.send(wire.READY, wire.pack({"name": place.file}))
+            return _take(line, place, started(place.place, hello["size"]))
+
+
+def _secured(connection: socket.socket, peer: str, context: "Optional[ssl.SSLContext]") -> socket.socket:
+    wire.keep_alive(connection)
+    if context is None:
+        return connection
+    connection.settimeout(_PATIENCE)
+    try:
+        return context.wrap_socket(connection, server_side=True)
+    except (OSError, ValueError) as error:
+        connection.close()
+        why = wire.reason(error) if isinstance(error, OSError) else str(error)
+        raise Stranger(f"{peer}: {why}") from None
+
+
+def _hello(line: wire.Wire) -> Optional[Dict[str, Any]]:
+    """Hear what the sender wants to send."""
+    try:
+        found = line.receive_bytes(1)
+    except wire.Broken:
+        return None
+    try:
+        if found[0] == 0x16:  # the first byte of a TLS handshake
+            raise wire.Broken(f"{line.peer}: speaks TLS; listen with --tls-cert and --tls-key")
+        if found != wire.MAGIC[:1] or line.receive_bytes(len(wire.MAGIC) - 1) != wire.MAGIC[1:]:
+            raise wire.Broken(f"{line.peer}: is no memdump, or one of another age")
+        kind, data = line.receive()
+        fields = wire.unpack(data, line.peer, name=str, layers=list, size=int, exact=bool)
+        if kind != wire.HELLO:
+            raise wire.Broken(f"{line.peer}: sent what memdump does not understand")
+    except wire.Broken as error:
+        _fail(line, "it understands another protocol", Path())
+        raise Stranger(str(error)) from None
+    return fields
+
+
+def _open(hello: Dict[str, Any], target: Path) -> FileDestination:
+    path = target
+    if target.is_dir():
+        name: str = hello["name"]
+        if not _NAME.fullmatch(name) or name.endswith(_NOT_AN_IMAGE):
+            raise UsageError("a name of letters, digits and . _ - + = @ is wanted, and one of an image")
+        path = target / name
+    free, _ = room(path)
+    if free is not None and hello["exact"] and hello["size"] > free:
+        raise UsageError(f"there is room for {free >> 20} MiB and the image takes {hello['size'] >> 20}")
+    reserve = _RESERVE if free is None else min(_RESERVE, free // 8)
+    return FileDestination(path, Options(path.name, attachments=wire.SUFFIXES, reserve=reserve))
+
+
+def _take(line: wire.Wire, place: FileDestination, progress: Callable[[int], None]) -> Received:
+    digest = Digest(place)
+    try:
+        try:
+            kind, data = _take_data(line, place, digest, progress)
+        finally:
+            sha256 = digest.close()
+        claimed = wire.unpack(data, line.peer, size=int, sha256=str)
+        if kind not in (wire.COMMIT, wire.ABANDON) or claimed != {"size": digest.size, "sha256": sha256}:
+            raise wire.Broken(f"{line.peer}: what arrived is not what was sent")
+        whole = kind == wire.COMMIT
+        if whole:
+            place.commit()
+        else:
+            place.abandon()
+    except MemdumpError as error:
+        place.abandon()
+        _fail(line, str(error), Path(place.place))
+        if isinstance(error, wire.Broken):
+            raise MemdumpError(f"{error}, after {digest.size:,} bytes; {place.partial}") from None
+        raise
+    path = place.place if whole else f"{place.place}.part"
+    return Received(path, digest.size, sha256, whole, _finish(line, place, digest.size, sha256))
+
+
+def _take_data(
+    line: wire.Wire, place: Destination, digest: Digest, progress: Callable[[int], None]
+) -> wire.Record:
+    """Write what comes, and give the first record that is no data."""
+    told = None
+    while True:
+        record = line.receive()
+        if record.kind != wire.DATA:
+            return record
+        digest.write(memoryview(record.data))
+        progress(digest.size)
+        if place.trouble != told:
+            told = place.trouble
+            line.send(wire.TROUBLE, f"{told} of the receiver".encode())
+
+
+def _finish(line: wire.Wire, place: Destination, size: int, sha256: str) -> Optional[str]:
+    """Say what was written, take the attachments, and tell why not all came."""
+    try:
+        line.send(wire.ACK, wire.pack({"size": size, "sha256": sha256}))
+        while True:
+            kind, data = line.receive(wire.STALL)
+            if kind == wire.END:
+                return None
+            suffix, _, content = bytes(data).partition(b"\n")
+            if kind != wire.ATTACH or suffix.decode("ascii", "replace") not in wire.SUFFIXES:
+                raise MemdumpError(f"{line.peer}: sent what memdump does not understand")
+            place.attach(suffix.decode(), content)
+            found = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            line.send(wire.ACK, wire.pack(found))
+    except MemdumpError as error:
+        _fail(line, str(error), Path(place.place))
+        return str(error)
+
+
+def _fail(line: wire.Wire, why: str, path: Path) -> None:
+    """Tell the sender, who need not know the folder of ``path``."""
+    with contextlib.suppress(MemdumpError):
+        line.send(wire.FAILED, why.replace(f"{path.parent}/", "").encode("utf-8", "backslashreplace")[:4096])
+        line.drain(_FAREWELL)

@@ -1,0 +1,174 @@
+"""``memdump receive`` on another machine as the place an image is written to."""
+
+import contextlib
+import hashlib
+import socket
+from typing import Optional, Union
+
+from memdump.errors import MemdumpError
+from memdump.machine import wire
+from memdump.machine.destination import Destination, Options
+from memdump.machine.output import write_file
+from memdump.machine.pipeline import Digest
+
+_CONNECTING = 20.0
+"""Seconds."""
+
+
+class TcpDestination(Destination):
+    """A receiver, which keeps what it got as a ``.part`` file until it has heard that this is the whole."""
+
+    def __init__(self, address: str, options: Options) -> None:
+        """Connect to ``HOST:PORT`` and say what comes; raises `MemdumpError` where it is not taken."""
+        host, port = wire.address(address)
+        self._options = options
+        self._peer = wire.spell(host, port)
+        self._trouble: Optional[str] = None
+        self._ended = False
+        self._wire: Optional[wire.Wire] = wire.Wire(_connect(host, port, self._peer, options), self._peer)
+        try:
+            self.file = self._introduce(options)
+        except BaseException:
+            self._lose()
+            raise
+        self.place = f"tcp:{self._peer} ({self.file})"
+        self.partial = f"what was sent stands in {self.file}.part at {self._peer}"
+        self._digest = Digest(_Records(self))
+
+    def _introduce(self, options: Options) -> str:
+        assert self._wire
+        self._wire.send_magic()
+        hello = {
+            "name": options.name,
+            "layers": list(options.layers),
+            "size": options.size,
+            "exact": options.exact,
+        }
+        self._send(wire.HELLO, wire.pack(hello))
+        name: str = wire.unpack(self._hear(wire.READY), self._peer, name=str)["name"]
+        return name
+
+    @property
+    def trouble(self) -> Optional[str]:
+        """Set when the receiver's disk is full."""
+        return self._trouble
+
+    def write(self, data: Union[bytes, memoryview], /) -> None:
+        """Send all of ``data``; raises `MemdumpError` where the connection or the receiver fails."""
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), wire.MOST_DATA):
+            self._digest.write(view[start : start + wire.MOST_DATA])
+
+    def send_data(self, data: memoryview) -> None:
+        """Send a record of data, and hear what the receiver has to say meanwhile."""
+        while self._wire and self._wire.waiting():
+            self._hear()
+        self._send(wire.DATA, data)
+
+    def commit(self) -> None:
+        """Have the receiver give it its name, and see that it has what was sent."""
+        self._finish(wire.COMMIT)
+
+    def abandon(self) -> None:
+        """Have the receiver keep it as a part."""
+        if not self._ended:
+            with contextlib.suppress(MemdumpError):
+                self._finish(wire.ABANDON)
+
+    def _finish(self, kind: bytes) -> None:
+        self._ended = True
+        sha256 = self._digest.close()
+        self._deliver(
+            kind, wire.pack({"size": self._digest.size, "sha256": sha256}), self._digest.size, sha256
+        )
+
+    def attach(self, suffix: str, data: bytes) -> None:
+        """Send a small file along; without a connection it is kept here where there is a folder for it."""
+        if self._wire is None and self._options.beside:
+            write_file(str(self._options.beside / f"{self.file}{suffix}"), data)
+            return
+        self._deliver(
+            wire.ATTACH, suffix.encode() + b"\n" + data, len(data), hashlib.sha256(data).hexdigest()
+        )
+
+    def _deliver(self, kind: bytes, data: bytes, size: int, sha256: str) -> None:
+        """Send a record, and see that the receiver has written these bytes; raises `MemdumpError`."""
+        self._send(kind, data)
+        found = wire.unpack(self._hear(wire.ACK), self._peer, size=int, sha256=str)
+        if found != {"size": size, "sha256": sha256}:
+            self._lose()
+            raise MemdumpError(
+                f"{self._peer}: wrote other bytes than were sent; do not trust what stands there"
+            )
+
+    def _send(self, kind: bytes, data: Union[bytes, memoryview]) -> None:
+        if self._wire is None:
+            raise MemdumpError(f"{self._peer}: the connection is lost")
+        try:
+            self._wire.send(kind, data)
+        except wire.Broken:
+            with contextlib.suppress(wire.Broken):  # whose reason says less
+                while True:
+                    self._hear()
+            self._lose()
+            raise
+
+    def _hear(self, expected: Optional[bytes] = None) -> bytearray:
+        """Take a record of the receiver, or all up to the expected one; raises `MemdumpError`."""
+        while True:
+            if self._wire is None:
+                raise MemdumpError(f"{self._peer}: the connection is lost")
+            try:
+                kind, data = self._wire.receive(wire.STALL)
+            except wire.Broken:
+                self._lose()
+                raise
+            if kind == wire.TROUBLE:
+                self._trouble = wire.words(data)
+            elif kind == wire.FAILED:
+                self._lose()
+                raise MemdumpError(f"{self._peer}: the receiver says: {wire.words(data)}")
+            elif kind != expected:
+                self._lose()
+                raise MemdumpError(f"{self._peer}: sent what memdump does not understand")
+            if expected is None or kind == expected:
+                return data
+
+    def _lose(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+
+    def close(self) -> None:
+        """Say that nothing more comes, and close the connection."""
+        if self._wire is not None:
+            with contextlib.suppress(MemdumpError):
+                self._wire.send(wire.END)
+            self._lose()
+
+
+class _Records:
+    """The stream behind the digest."""
+
+    def __init__(self, place: TcpDestination) -> None:
+        self._place = place
+
+    def write(self, data: Union[bytes, memoryview], /) -> None:
+        self._place.send_data(memoryview(data))
+
+
+def _connect(host: str, port: int, peer: str, options: Options) -> socket.socket:
+    def connect() -> socket.socket:
+        try:
+            connection = socket.create_connection((host, port), _CONNECTING)
+        except OSError as error:
+            why = "nobody listens there" if isinstance(error, ConnectionRefusedError) else wire.reason(error)
+            raise MemdumpError(f"{peer}: {why}; start 'memdump receive' there first") from None
+        wire.keep_alive(connection)
+        return connection
+
+    if not (options.tls or options.tls_ca or options.tls_cert):
+        return connect()
+    from memdump.machine.tls import Identity
+
+    return Identity(options.tls_ca, options.tls_cert, options.tls_key).connect(host, connect, peer)
