@@ -45,9 +45,10 @@ class Beside:
             action = self._todo.get()
             if action is None:
                 return
+            failure: Optional[BaseException] = None
             try:
                 action()
             except BaseException as error:  # raised again by `wait`
-                self._done.put(error)
-            else:
-                self._done.put(None)
+                failure = error
+            del action  # what it holds is the caller's again when `wait` returns
+            self._done.put(failure)
