@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import pty
+import random
 import re
 import shutil
 import signal
@@ -181,3 +183,28 @@ def test_pieces_put_together_are_the_image(machine: Machine, tmp_path: Path) -> 
     assert [piece.name for piece in pieces] == [f"web1.lime.{number:03}" for number in range(4)]
     assert joined(b"".join(piece.read_bytes() for piece in pieces)) == machine.memory
     assert out.decode().startswith(str(tmp_path / "web1.lime"))
+
+
+@needs_age
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_whenever_it_is_ended_nothing_looks_whole_that_is_not(
+    machine: Machine, tmp_path: Path, key: Key, number: signal.Signals
+) -> None:
+    ends = random.Random(number)
+    for attempt in range(12):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        process = start(machine, folder / "a.lime.zst.age", "--recipient", key[1], pause=0.01)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(ends.uniform(0.1, 1.3))
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        left = names(folder)
+        if "a.lime.zst.age" in left:
+            assert joined(opened(folder / "a.lime.zst.age", key[0])) == machine.memory
+        elif number == signal.SIGKILL:
+            assert left in ([], ["a.lime.zst.age.part"])
+        elif left:
+            assert left == [f"a.lime.zst.age{end}" for end in (".custody.jsonl", ".json", ".part")]
+            taken = joined(opened(folder / "a.lime.zst.age.part", key[0]))
+            assert all(machine.memory[start].startswith(data) for start, data in taken.items())

@@ -58,7 +58,7 @@ def _play(scenario: str, host: Host) -> None:
     _note("set up")
     host.say("ready")
     while True:
-        word = host.hear()
+        word, *words = host.hear().split()
         _note(f"asked to {word}")
         if word == "record":
             _write("truth.json", _record(played, told))
@@ -66,7 +66,7 @@ def _play(scenario: str, host: Host) -> None:
             record.wait_until_quiet()
             host.say("recorded")
         elif word == "acquire":
-            host.say(f"acquired {_acquire()}")
+            host.say(f"acquired {_acquire(*words)}")
         elif word == "end":
             _write("after.json", {"clock": record.clock(), "activity": record.activity()})
             subprocess.run(["sync"], check=True)
@@ -102,9 +102,9 @@ def _write(name: str, content: dict[str, Any]) -> None:
     (OUT / name).write_text(json.dumps(content))
 
 
-def _acquire() -> int:
+def _acquire(name: str = "memory.lime", *options: str) -> int:
     """Take the memory from inside, as a responder would; the exit status of memdump."""
-    command = [sys.executable, "-m", "memdump", "acquire", str(OUT / "memory.lime")]
+    command = [sys.executable, "-m", "memdump", "acquire", str(OUT / name), *options]
     environment = {
         **os.environ,
         "PYTHONPATH": str(CARRIED / "src"),
