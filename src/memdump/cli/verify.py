@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     bars: list[Progress] = []
 
     def progress(size: int) -> Progress:
-        bars.append(Progress(size))
+        bars.append(Progress(size, sys.stderr))
         return bars[0]
 
     try:
