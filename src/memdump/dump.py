@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from memdump.image.base import Image
+    from memdump.image.layers import Ask, Key
     from memdump.kernel.kernel import Kernel
     from memdump.kernel.problems import Problem
     from memdump.query import Answer
@@ -29,9 +30,9 @@ class Dump:
         self.image = image
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Dump:
-        """Recognise the format of the file by its content and map it."""
-        return cls(open_image(path))
+    def open(cls, path: str | os.PathLike[str], identity: Key = None, ask: Ask | None = None) -> Dump:
+        """Recognise the format of the file by its content and map it; `open_image` has the arguments."""
+        return cls(open_image(path, identity, ask))
 
     @cached_property
     def kernel(self) -> Kernel:
@@ -55,6 +56,12 @@ class Dump:
         from memdump.query import ask
 
         return ask(self, sql)
+
+    @property
+    def address(self) -> str:
+        """How a command line names the image to open it again."""
+        identity = self.image.identity
+        return f"{self.image.path}{f' --identity {identity}' if identity else ''}"
 
     @property
     def problems(self) -> list[Problem]:

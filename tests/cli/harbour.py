@@ -99,11 +99,11 @@ def interrupted(kernel: Any) -> Iterator[Wreck]:
     yield
 
 
-def open_harbour(path: str | os.PathLike[str]) -> Dump:
+def open_harbour(path: str | os.PathLike[str], *_: object, **__: object) -> Dump:
     """A dump for any path but one of a file that is none."""
     if not os.fspath(path).endswith(".dump"):
         raise NotADump(f"{path}: is no dump")
-    image: Any = SimpleNamespace(path=Path(path), defects=[], close=lambda: None)
+    image: Any = SimpleNamespace(path=Path(path), identity=None, defects=[], close=lambda: None)
     dump = Dump(image)
     dump.__dict__["kernel"] = SimpleNamespace(image=image, problems=Problems())
     return dump

@@ -154,14 +154,14 @@ ROWS: dict[str, list[Any]] = {
 def incident(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     """The rows of the tables of every dump that is opened."""
     rows = {name: list(found) for name, found in ROWS.items()}
-    image: Any = SimpleNamespace(path=Path("web1.lime"), defects=[], close=lambda: None)
+    image: Any = SimpleNamespace(path=Path("web1.lime"), identity=None, defects=[], close=lambda: None)
 
     def read(_: Dump, name: str) -> Iterator[Any]:
         if name not in rows:
             raise UsageError(f"no {name}")
         return iter(rows[name])
 
-    monkeypatch.setattr(Dump, "open", staticmethod(lambda path: Dump(image)))
+    monkeypatch.setattr(Dump, "open", staticmethod(lambda path, **_: Dump(image)))
     monkeypatch.setattr(Dump, "table", read)
     monkeypatch.delenv("COLUMNS", raising=False)
     return rows

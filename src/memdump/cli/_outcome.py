@@ -24,7 +24,7 @@ def status(dump: Dump) -> int:
         what = f"{len(problems)} things could not be read"
     print(
         f"memdump: the answer may be incomplete: {visible(what)}"
-        f" ('memdump show {visible(str(dump.image.path))} problems' lists all that cannot be read)",
+        f" ('memdump show {visible(dump.address)} problems' lists all that cannot be read)",
         file=sys.stderr,
     )
     return INCOMPLETE

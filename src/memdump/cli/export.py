@@ -6,8 +6,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from memdump.cli import _outcome
-from memdump.dump import Dump
+from memdump.cli import _image, _outcome
 from memdump.errors import UsageError
 from memdump.machine.output import Output
 from memdump.report.text import visible
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "kind", metavar="isf", choices=("isf",), help="Volatility 3's Intermediate Symbol Format"
     )
-    parser.add_argument("image", metavar="IMAGE", help="the memory image, in any format")
+    _image.add_arguments(parser)
     parser.add_argument(
         "out",
         metavar="OUT",
@@ -46,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out and not args.out.endswith(SUFFIXES):
         raise UsageError(f"{args.out}: Volatility only finds names that end in {' or '.join(SUFFIXES)}")
-    with Dump.open(args.image) as dump:
+    with _image.open_dump(args) as dump:
         out = args.out or _name_for(dump.kernel)
         with Output(out) as file:
             data = isf.encode(dump.kernel)

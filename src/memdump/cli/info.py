@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from memdump.cli import _outcome
-from memdump.dump import Dump
+from memdump.cli import _image, _outcome
 from memdump.report import info
 from memdump.report.text import visible
 
@@ -19,7 +18,7 @@ EXAMPLE = "memdump info server.lime"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    parser.add_argument("image", metavar="IMAGE", help="the memory image, in any format")
+    _image.add_arguments(parser)
     parser.add_argument(
         "--format", choices=("table", "json"), default="table", help="how to write it (default: %(default)s)"
     )
@@ -27,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Say it; 1 where the image is damaged or no kernel was made out in it."""
-    with Dump.open(args.image) as dump:
+    with _image.open_dump(args) as dump:
         found = info.facts(dump)
         if args.format == "json":
             from memdump.report.json import encode

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memdump.cli import _outcome, _output
-from memdump.dump import Dump
+from memdump.cli import _image, _outcome, _output
 
 if TYPE_CHECKING:
     import argparse
@@ -18,7 +17,7 @@ EXAMPLE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    parser.add_argument("image", metavar="IMAGE", help="the memory image, in any format")
+    _image.add_arguments(parser)
     parser.add_argument(
         "sql", metavar="SQL", help="a SELECT in DuckDB's SQL; 'memdump tables' lists the tables"
     )
@@ -29,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Ask."""
     from memdump.query import ask
 
-    with Dump.open(args.image) as dump, _output.Output(args) as output:
+    with _image.open_dump(args) as dump, _output.Output(args) as output:
         answer = ask(dump, args.sql, output=output.address if output.binary else None)
         if output.binary:
             output.write_parquet(answer)

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from memdump import __version__
-from memdump.dump import Dump
+from memdump.cli import _image
 from memdump.report.text import visible
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ EXAMPLE = "memdump shell server.lime"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    parser.add_argument("image", metavar="IMAGE", help="the memory image, in any format")
+    _image.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Open the prompt."""
     from drgn.cli import run_interactive
 
-    with Dump.open(args.image) as dump:
+    with _image.open_dump(args) as dump:
         kernel = dump.kernel
 
         def names(variables: dict[str, Any]) -> dict[str, Any]:

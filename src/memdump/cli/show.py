@@ -6,14 +6,14 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from memdump import tables
-from memdump.cli import _outcome, _output
-from memdump.dump import Dump
+from memdump.cli import _image, _outcome, _output
 from memdump.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
 
+    from memdump.dump import Dump
     from memdump.tables.schema import Column, Table
 
 SUMMARY = "show one table of what was going on"
@@ -22,7 +22,7 @@ EXAMPLE = "memdump show server.lime processes --where 'uid > 0 and not kernel_th
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    parser.add_argument("image", metavar="IMAGE", help="the memory image, in any format")
+    _image.add_arguments(parser)
     parser.add_argument("table", metavar="TABLE", help="a table that 'memdump tables' lists")
     parser.add_argument("--where", metavar="CONDITION", help="only rows for which this SQL expression holds")
     parser.add_argument("--columns", metavar="NAME,...", help="only these columns, in this order")
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     columns = _columns(table, args.columns)
     if args.limit is not None and args.limit < 0:
         raise UsageError("--limit must not be negative")
-    with Dump.open(args.image) as dump, _output.Output(args) as output:
+    with _image.open_dump(args) as dump, _output.Output(args) as output:
         if output.binary:
             output.write_parquet(_ask(dump, args, columns, output.address))
         elif args.where is not None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from memdump.cli import _outcome
+from memdump.cli import _image, _outcome
 from memdump.cli._terminal import colour, room
-from memdump.dump import Dump
 from memdump.report import READABLE
 from memdump.report.styled import render
 from memdump.report.triage import screen
@@ -21,7 +20,7 @@ EXAMPLE = "memdump triage server.lime"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    parser.add_argument("image", metavar="IMAGE", help="the memory image, in any format")
+    _image.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     coloured = colour(sys.stdout)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    with Dump.open(args.image) as dump:
+    with _image.open_dump(args) as dump:
         for line in screen(dump):
             print(render(line, wide, colour=coloured))
         return _outcome.status(dump)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import os
-
     from memdump.image.base import Image
     from memdump.image.layers import Ask, Key
 
@@ -29,16 +28,17 @@ def open_image(path: str | os.PathLike[str], identity: Key = None, ask: Ask | No
     from memdump.image.layers import open_layers
     from memdump.image.recognise import recognise
 
-    place = Path(path)
-    opened = open_layers(place, identity, ask)
+    opened = open_layers(Path(path), identity, ask)
     try:
-        image = recognise(place, opened.content)
+        image = recognise(opened.path, opened.content)
     except Damaged as error:
         opened.content.close()
-        raise NotADump(f"{place}: damaged where its structure is told: {error}; take it again") from None
+        raise NotADump(f"{opened.path}: cannot be read, since {error}; take it again") from None
     except BaseException:
         opened.content.close()
         raise
     image.layers, image.metadata, image.file_size = opened.layers, opened.metadata, opened.size
     image.defects[:0] = opened.defects
+    if any(layer.name == "age" for layer in opened.layers) and isinstance(identity, (str, os.PathLike)):
+        image.identity = os.fspath(identity)
     return image

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from memdump.image.layers import Layer
     from memdump.machine.source import Range
 
 CHUNK = 4 << 20
@@ -43,10 +44,12 @@ class Image(abc.ABC):
     """The machine as ``uname -m`` names it (``x86_64``, ``aarch64``), where the format says it."""
     defects: list[str]
     """What is wrong with the file and was worked around, a line each: truncated, overlapping ranges."""
-    layers: tuple[str, ...] = ()
-    """What the format is wrapped in, from the outside: ``age``, ``zstd``."""
+    layers: tuple[Layer, ...] = ()
+    """What the format is wrapped in, from the outside."""
     metadata: bytes = b""
     """What travels in a layer beside the memory: the manifest of an acquisition, as JSON."""
+    identity: str | None = None
+    """The file whose keys decrypted the image, where one did."""
     file_size: int = 0
     """Bytes that the image takes on the disk."""
 

@@ -1,12 +1,15 @@
-"""What an image is wrapped in, taken off from the outside: age, zstd."""
+"""What an image is wrapped in, taken off from the outside: a file in pieces, age, zstd."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from memdump.errors import NotPermitted
 from memdump.image.content import open_content
+from memdump.image.joined import open_joined, whole_of
 from memdump.image.zstd_layout import is_zstd
 
 if TYPE_CHECKING:
@@ -19,22 +22,35 @@ AGE = (b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE-----")
 """What an age file begins with, as it is and in ASCII armour."""
 
 
+IDENTITY = "--identity FILE, or MEMDUMP_IDENTITY=FILE"
+"""How the command line is given a private key."""
 Key: TypeAlias = "str | os.PathLike[str] | Sequence[Identity] | None"
 """What opens an encrypted image: a file of identities, or identities."""
 Ask: TypeAlias = "Callable[[str], str]"
 """Asks for a passphrase with the words that it is given."""
 
 
+class Layer(NamedTuple):
+    """What a file is wrapped in."""
+
+    name: str
+    """``split``, ``age`` or ``zstd``."""
+    detail: str
+    """What else is known of it, in words."""
+
+
 class Opened(NamedTuple):
     """A file without its layers."""
 
+    path: Path
+    """What messages call the whole."""
     content: Content
-    layers: tuple[str, ...]
+    layers: tuple[Layer, ...]
     """The layers, from the outside."""
     metadata: bytes
     """What `memdump acquire` put into the zstd layer: the manifest, or nothing."""
     size: int
-    """Bytes of the file, as it is on the disk."""
+    """Bytes on the disk."""
     defects: list[str]
 
 
@@ -43,46 +59,64 @@ def open_layers(path: Path, identity: Key, ask: Ask | None) -> Opened:
 
     Raises `NotADump` where that cannot be, `NotPermitted` where it is encrypted and cannot be decrypted.
     """
-    content: Content = open_content(path)
+    path, pieces = whole_of(path)
+    content: Content = open_joined(path, pieces) if pieces else open_content(path)
     size = len(content)
-    layers: list[str] = []
+    layers = [Layer("split", f"{len(pieces)} files")] if pieces else []
     defects: list[str] = []
     metadata = b""
     try:
         if content[:64].startswith(AGE):
+            layers.append(Layer("age", _recipients(content)))
             content = _decrypted(path, content, identity, ask, defects)
-            layers.append("age")
         if is_zstd(content[:4]):
             from memdump.image.zstd_content import open_zstd
 
-            content, metadata = open_zstd(path, content, defects)
-            layers.append("zstd")
+            unpacked = open_zstd(path, content, defects)
+            content, metadata = unpacked.content, unpacked.metadata
+            layers.append(Layer("zstd", unpacked.detail))
     except BaseException:
         content.close()
         raise
-    return Opened(content, tuple(layers), metadata, size, defects)
+    return Opened(path, content, tuple(layers), metadata, size, defects)
+
+
+def _recipients(content: Content) -> str:
+    """Say what kinds of recipients may decrypt it; of those of age itself nobody can tell who they are."""
+    from memdump.image.age_armour import is_armoured, remove_armour
+    from memdump.image.age_header import decode_header
+
+    header = decode_header(remove_armour(content) if is_armoured(content) else content)
+    kinds = Counter(stanza.kind for stanza in header.stanzas)
+    return ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds.items())
 
 
 def _decrypted(path: Path, content: Content, identity: Key, ask: Ask | None, defects: list[str]) -> Content:
-    from memdump.image.age import AgeContent
+    from memdump.image.age_content import AgeContent, wants_passphrase
     from memdump.image.secret import protect_process
 
     protect_process()
     identities = _identities(path, content, identity, ask)
-    decrypted = AgeContent(content, identities, name=path, partial=path.suffix == ".part")
+    try:
+        decrypted = AgeContent(content, identities, name=path, partial=path.suffix == ".part")
+    except NotPermitted as error:
+        if identities:
+            raise
+        way = "on a terminal memdump asks for it" if wants_passphrase(content) else IDENTITY
+        raise NotPermitted(f"{error} ({way})") from None
     defects += decrypted.defects
     return decrypted
 
 
 def _identities(path: Path, content: Content, identity: Key, ask: Ask | None) -> Sequence[Identity]:
-    from memdump.image.age import wants_passphrase
+    from memdump.image.age_content import wants_passphrase
 
     if identity is not None and not isinstance(identity, (str, os.PathLike)):
         return identity
     if wants_passphrase(content):
         from memdump.image.age_keys import Passphrase
 
-        return [Passphrase(ask(f"passphrase of {path}: "))] if ask else []
+        return [Passphrase(ask(f"Passphrase of {path}: "))] if ask else []
     if identity is None:
         return []
     from memdump.image.age_files import load_identities

@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import zstandard
 
@@ -160,8 +160,18 @@ class SeekableContent:
         self._content.close()
 
 
-def open_zstd(path: Path, content: Content, defects: list[str]) -> tuple[Content, bytes]:
-    """Give what is in a Zstandard file and the metadata that its writer put beside it.
+class Unpacked(NamedTuple):
+    """What is in a Zstandard file."""
+
+    content: Content
+    metadata: bytes
+    """What the writer put into a frame that readers skip."""
+    detail: str
+    """How it is packed, in words."""
+
+
+def open_zstd(path: Path, content: Content, defects: list[str]) -> Unpacked:
+    """Make what is in a Zstandard file readable; ``defects`` takes what is wrong with it.
 
     Raises `NotADump` where nothing is in it, or where it can only be had with more memory than there is.
     """
@@ -169,8 +179,12 @@ def open_zstd(path: Path, content: Content, defects: list[str]) -> tuple[Content
     if not index.offsets:
         why = defects[-1] if defects else "nothing is in it"
         raise NotADump(f"{path}: is a zstd file that cannot be read: {why}")
+    count = len(index.offsets)
     if max(index.sizes) <= LARGEST_FRAME:
-        return SeekableContent(content, defects, index), index.metadata
+        how = "seekable" if index.table else "no seek table"
+        return Unpacked(SeekableContent(content, defects, index), index.metadata, f"{how}, {count} frames")
     from memdump.image.zstd_unpacked import unpack_all
 
-    return unpack_all(path, content, index, defects), index.metadata
+    detail = "one frame" if count == 1 else f"{count} frames"
+    whole = unpack_all(path, content, index, defects)
+    return Unpacked(whole, index.metadata, f"{detail}, too large to be read in place: unpacked into memory")

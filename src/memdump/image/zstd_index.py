@@ -61,6 +61,9 @@ class Index(NamedTuple):
     checksums: array[int] | None
     """What the table says of their checksums."""
     metadata: bytes
+    """What our own frame that readers skip holds."""
+    table: bool
+    """Whether the file has a seek table that fits it."""
 
 
 def read_index(content: Content, defects: list[str]) -> Index:
@@ -94,7 +97,7 @@ def _read_table(content: Content, defects: list[str]) -> Index | None:
     checksums = table[2::3] if words == 3 else None
     metadata = _metadata(content, offsets[-2], start) if count else b""
     if 0 not in sizes:
-        return Index(offsets[:-1], packed, sizes, sizes, checksums, metadata)
+        return Index(offsets[:-1], packed, sizes, sizes, checksums, metadata, table=True)
     kept = [number for number, size in enumerate(sizes) if size]
     sizes = array("I", (sizes[number] for number in kept))
     return Index(
@@ -104,6 +107,7 @@ def _read_table(content: Content, defects: list[str]) -> Index | None:
         sizes,
         array("I", (checksums[number] for number in kept)) if checksums else None,
         metadata,
+        table=True,
     )
 
 
@@ -119,7 +123,7 @@ def _metadata(content: Content, start: int, end: int) -> bytes:
 
 def _walk(content: Content, defects: list[str]) -> Index:
     """Go from frame to frame, and to find the end of each from block to block."""
-    index = Index(array("Q"), array("Q"), array("Q"), array("Q"), None, b"")
+    index = Index(array("Q"), array("Q"), array("Q"), array("Q"), None, b"", table=False)
     offset = total = seen = 0
     metadata = b""
     while offset < len(content):

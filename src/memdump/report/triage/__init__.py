@@ -41,4 +41,4 @@ def _lines(dump: Dump, title: str, section: Section) -> Iterator[Line]:
     for line in section.lines:
         yield INDENT, *line
     if section.more:
-        yield INDENT, Span(f"… {section.more}: memdump show {dump.image.path} {section.table}", "faint")
+        yield INDENT, Span(f"… {section.more}: memdump show {dump.address} {section.table}", "faint")
