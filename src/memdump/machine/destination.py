@@ -2,6 +2,7 @@
 
 import abc
 import os
+import re
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import NamedTuple, Optional, Sequence, Tuple, Type, Union
 from memdump.errors import MemdumpError, UsageError
 
 _MOUNTS = "/proc/self/mountinfo"
+_SECRET = re.compile(r"^(\w+://)([^/?#]*@)?([^?#]*).*$", re.DOTALL)
 _IN_RAM = ("tmpfs", "ramfs", "devtmpfs", "rootfs")
 
 
@@ -113,10 +115,29 @@ def open_destination(out: str, options: Options) -> Destination:
         from memdump.machine.tcp import TcpDestination
 
         return TcpDestination(out[len("tcp:") :], options)
+    scheme, found, _ = out.partition("://")
+    if found and scheme.lower() in ("http", "https"):
+        from memdump.machine.http_put import HttpDestination
+
+        return HttpDestination(out, options)
+    if found and scheme.lower() in ("s3", "gs", "az"):
+        from memdump.machine.object_store import ObjectDestination
+
+        return ObjectDestination(out, options)
+    if found and scheme.isalnum():
+        raise UsageError(f"{scheme}: is no way to send an image; tcp:, http:, https:, s3:, gs: and az: are")
     from memdump.machine.file_destination import FileDestination
 
     path = Path(out)
     return FileDestination(path / options.name if path.is_dir() else path, options)
+
+
+def shown(out: str) -> str:
+    """Take away from an address what gives access: the query with its signature, a name and a password.
+
+    Anything else, be it a path with a question mark, is given back as it is.
+    """
+    return _SECRET.sub(r"\1\3", out)
 
 
 class StandardOutput(Destination):

@@ -11,9 +11,6 @@ from memdump.machine.destination import Destination, Options
 from memdump.machine.output import write_file
 from memdump.machine.pipeline import Digest
 
-_CONNECTING = 20.0
-"""Seconds."""
-
 
 class TcpDestination(Destination):
     """A receiver, which keeps what it got as a ``.part`` file until it has heard that this is the whole."""
@@ -159,15 +156,9 @@ class _Records:
 
 def _connect(host: str, port: int, peer: str, options: Options) -> socket.socket:
     def connect() -> socket.socket:
-        try:
-            connection = socket.create_connection((host, port), _CONNECTING)
-        except OSError as error:
-            why = "nobody listens there" if isinstance(error, ConnectionRefusedError) else wire.reason(error)
-            raise MemdumpError(f"{peer}: {why}; start 'memdump receive' there first") from None
-        wire.keep_alive(connection)
-        return connection
+        return wire.dial(host, port, peer, "; start 'memdump receive' there first")
 
-    if not (options.tls or options.tls_ca or options.tls_cert):
+    if not (options.tls or options.tls_ca or options.tls_cert or options.tls_key):
         return connect()
     from memdump.machine.tls import Identity
 

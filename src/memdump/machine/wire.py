@@ -54,6 +54,9 @@ _LARGEST = {
 SUFFIXES = (".json", ".json.sig", ".custody.jsonl")
 """What may be attached."""
 
+_CONNECTING = 20.0
+"""Seconds."""
+
 STALL = 120.0
 """Seconds after which a peer that takes nothing, or does not answer, counts as lost."""
 
@@ -157,6 +160,19 @@ class Wire:
 
     def _broken(self, error: OSError) -> Broken:
         return Broken(f"{self.peer}: {reason(error)}")
+
+
+def dial(host: str, port: int, peer: str, hint: str = "") -> socket.socket:
+    """Connect to a port; raises `MemdumpError`, with a hint where nobody listens there."""
+    try:
+        connection = socket.create_connection((host, port), _CONNECTING)
+    except ConnectionRefusedError:
+        raise MemdumpError(f"{peer}: nobody listens there{hint}") from None
+    except (OSError, UnicodeError) as error:
+        why = reason(error) if isinstance(error, OSError) else "is no name of a host"
+        raise MemdumpError(f"{peer}: {why}") from None
+    keep_alive(connection)
+    return connection
 
 
 def keep_alive(connection: socket.socket) -> None:
