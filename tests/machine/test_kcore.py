@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memdump.errors import NotADump, NotPermitted
-from memdump.machine import kcore
+from memdump.machine import lockdown as locking
 from memdump.machine.kcore import KcoreSource
 from memdump.machine.source import Range
 from tests.machine.fake_kcore import DIRECT_MAP, Machine, make
@@ -83,7 +83,7 @@ def test_no_permission_says_what_would_permit_it(
 
     if lockdown is not None:
         (tmp_path / "lockdown").write_text(lockdown)
-    monkeypatch.setattr(kcore, "_LOCKDOWN", str(tmp_path / "lockdown"))
+    monkeypatch.setattr(locking, "PATH", str(tmp_path / "lockdown"))
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(NotPermitted, match=words):
         KcoreSource()

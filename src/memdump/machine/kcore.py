@@ -3,15 +3,13 @@
 import bisect
 import errno
 import os
-from pathlib import Path
 from typing import Optional, Sequence
 
 from memdump.errors import MemdumpError, NotADump, NotPermitted
-from memdump.machine import iomem, kcore_headers
+from memdump.machine import iomem, kcore_headers, lockdown
 from memdump.machine.source import Range, Source
 
 PATH = "/proc/kcore"
-_LOCKDOWN = "/sys/kernel/security/lockdown"
 
 
 class KcoreSource(Source):
@@ -98,11 +96,6 @@ def _open(path: str) -> int:
 
 def _why(error: OSError) -> str:
     """Say what forbids it: the file's mode gives EACCES, a missing capability and lockdown give EPERM."""
-    if error.errno == errno.EPERM:
-        try:
-            locked = "[confidentiality]" in Path(_LOCKDOWN).read_text("ascii", "replace")
-        except OSError:
-            locked = False
-        if locked:
-            return "the kernel is locked down (confidentiality); take the memory from the hypervisor instead"
+    if error.errno == errno.EPERM and lockdown.level() == "confidentiality":
+        return "the kernel is locked down (confidentiality); take the memory from the hypervisor instead"
     return "run as root (sudo) on the host itself, or grant CAP_SYS_RAWIO and CAP_DAC_READ_SEARCH"

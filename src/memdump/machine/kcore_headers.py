@@ -76,9 +76,17 @@ def _segments(programs: Sequence[Sequence[int]]) -> List[Segment]:
 def _vmcoreinfo(read: Read, order: str, programs: Sequence[Sequence[int]]) -> Optional[str]:
     for kind, _, offset, _, _, size, _, _ in programs:
         if kind == _PT_NOTE and offset <= _LAST_OFFSET:
-            for name, text in _notes(read(offset, min(size, _LONGEST_NOTES)), order):
-                if name == b"VMCOREINFO":
-                    return text.rstrip(b"\0").decode("utf-8", "backslashreplace")
+            found = vmcoreinfo(read(offset, min(size, _LONGEST_NOTES)), order)
+            if found is not None:
+                return found
+    return None
+
+
+def vmcoreinfo(notes: bytes, order: str) -> Optional[str]:
+    """Give the VMCOREINFO text among ELF notes, if it is there; ``order`` of bytes as `struct` spells it."""
+    for name, text in _notes(notes, order):
+        if name == b"VMCOREINFO":
+            return text.rstrip(b"\0").decode("utf-8", "backslashreplace")
     return None
 
 

@@ -63,7 +63,7 @@ class ReadAhead:
     def blocks(self) -> Generator[Block, None, None]:
         """Yield the blocks in order; close the generator to end the thread early."""
         for _ in range(_AHEAD):
-            self._free.put(memoryview(bytearray(pieces.BLOCK)))
+            self._free.put(self._source.buffer(pieces.BLOCK))
         reader = threading.Thread(target=self._read_all, name="reader")
         reader.start()
         try:
