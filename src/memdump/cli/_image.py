@@ -6,6 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from memdump.cli import _custody
+
 if TYPE_CHECKING:
     import argparse
 
@@ -27,11 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser, name: str = "image", metavar:
     )
 
 
-def open_dump(args: argparse.Namespace) -> Dump:
-    """Open it; raises `NotADump` or `NotPermitted`."""
+def open_dump(args: argparse.Namespace, action: str = "opened") -> Dump:
+    """Open it, which its record of custody calls ``action``; raises `NotADump` or `NotPermitted`."""
     from memdump.dump import Dump
 
-    return Dump.open(args.image, **keys(args))
+    dump = Dump.open(args.image, **keys(args))
+    _custody.record(dump.image, action)
+    return dump
 
 
 def keys(args: argparse.Namespace) -> dict[str, Any]:

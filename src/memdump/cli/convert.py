@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memdump.cli import _custody
 from memdump.errors import MemdumpError, UsageError
 from memdump.image import open_image
 from memdump.machine.interrupt import Interrupt
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         with Output(args.out) as out:
             _write(image, out, kind)
             out.commit()
+        _custody.record(image, "converted", f"into {args.out}")
         print(args.out)
         for defect in image.defects:
             _say(f"{args.image}: {defect}")

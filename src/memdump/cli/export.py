@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out and not args.out.endswith(SUFFIXES):
         raise UsageError(f"{args.out}: Volatility only finds names that end in {' or '.join(SUFFIXES)}")
-    with _image.open_dump(args) as dump:
+    with _image.open_dump(args, "exported") as dump:
         out = args.out or _name_for(dump.kernel)
         with Output(out) as file:
             data = isf.encode(dump.kernel)

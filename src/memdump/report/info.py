@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memdump.errors import MemdumpError
-from memdump.machine import manifest
+from memdump.machine import custody, manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MOST_RANGES = 12
 """So many ranges are listed for people; machines get all of them."""
+MOST_ENTRIES = 3
+"""So many of the last entries of the record of custody are, beside the first."""
 
 
 def facts(dump: Dump) -> dict[str, Any]:
@@ -28,6 +30,7 @@ def facts(dump: Dump) -> dict[str, Any]:
         "ranges": [{"start": found.start, "size": found.size} for found in image.ranges],
         "defects": list(image.defects),
         "manifest": _manifest(image.path),
+        "custody": _custody(image.path),
         "kernel": _kernel(dump),
     }
 
@@ -44,6 +47,7 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", f"and {len(ranges) - MOST_RANGES} more: --format json lists them"
     yield from _kernel_lines(found["kernel"])
     yield from _manifest_lines(found["manifest"])
+    yield from _custody_lines(found["custody"])
     for number, defect in enumerate(found["defects"]):
         yield ("" if number else "defects"), defect
 
@@ -133,3 +137,37 @@ def _manifest_lines(known: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
     yield "", f"{whole}, {size(missing)} could not be read" if missing else whole
     for digest in dict.fromkeys(found["sha256"] for found in (known["written"], known["stream"]) if found):
         yield "", f"SHA-256 {digest}"
+
+
+def _custody(image: Path) -> dict[str, Any] | None:
+    try:
+        record = custody.check(str(image))
+    except MemdumpError as error:
+        return {"error": str(error)}
+    if record is None:
+        return None
+    return {
+        "entries": [
+            {key: getattr(entry, key) for key in ("number", "time", "action", "user", "hostname", "detail")}
+            for entry in record.entries
+        ],
+        "head": record.head and record.head._asdict(),
+        "faults": list(record.faults),
+    }
+
+
+def _custody_lines(known: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    if known is None:
+        return
+    if "error" in known:
+        yield "custody", known["error"]
+        return
+    shown = [
+        f"{entry['action']} {entry['time']} by {entry['user']} on {entry['hostname']}"
+        for entry in known["entries"]
+    ]
+    if len(shown) > MOST_ENTRIES + 1:
+        shown[1:-MOST_ENTRIES] = [f"({len(shown) - MOST_ENTRIES - 1} more)"]
+    shown += [f"the record does not hold: {fault}" for fault in known["faults"]]
+    for number, line in enumerate(shown):
+        yield ("" if number else "custody"), line
