@@ -106,33 +106,36 @@ def _identity(text: str, place: str) -> Identity:
 
 
 def _ssh_identity(path: Path, data: bytes, ask: Callable[[str], str] | None) -> Identity:
-    from cryptography.exceptions import UnsupportedAlgorithm
-
     try:
-        try:
-            key = _load_private(data, None)
-        except TypeError:  # what cryptography says of a protected key
-            key = _load_private(data, _ask(path, ask).encode())
-    except UnsupportedAlgorithm as error:
-        if "bcrypt" not in str(error):
-            raise UsageError(f"{path}: is a private key that age cannot use: {error}") from None
-        raise MemdumpError(
-            f"{path}: opening it with its passphrase needs the Python package bcrypt: pip install bcrypt"
-        ) from None
-    except ValueError:
-        raise NotPermitted(f"{path}: the passphrase is wrong, or the private key is damaged") from None
+        key = _load_private(path, data, None)
+    except TypeError:  # what cryptography says of a protected key
+        key = _load_private(path, data, _ask(path, ask).encode())
     identity = ssh_identity(key)
     if identity is None:
         raise UsageError(f"{path}: is a private key that age cannot use; it takes ed25519 and RSA keys")
     return identity
 
 
-def _load_private(data: bytes, passphrase: bytes | None) -> object:
+def _load_private(path: Path, data: bytes, passphrase: bytes | None) -> object:
+    from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
 
-    if b"-----BEGIN OPENSSH PRIVATE KEY-----" in data:
-        return serialization.load_ssh_private_key(data, passphrase)
-    return serialization.load_pem_private_key(data, passphrase)
+    openssh = b"-----BEGIN OPENSSH PRIVATE KEY-----" in data
+    load = serialization.load_ssh_private_key if openssh else serialization.load_pem_private_key
+    try:
+        return load(data, passphrase)
+    except UnsupportedAlgorithm as error:
+        if "bcrypt" not in str(error):
+            raise UsageError(f"{path}: is a private key that age cannot use: {error}") from None
+        raise MemdumpError(
+            f"{path}: opening it with its passphrase needs the Python package bcrypt: pip install bcrypt"
+        ) from None
+    except (TypeError, ValueError, InvalidTag) as error:
+        if passphrase is not None:
+            raise NotPermitted(f"{path}: the passphrase is wrong, or the private key is damaged") from None
+        if isinstance(error, TypeError):
+            raise
+        raise UsageError(f"{path}: the private key is damaged, or is no private key") from None
 
 
 def _decrypted(path: Path, data: bytes, ask: Callable[[str], str] | None) -> bytes:
@@ -153,7 +156,10 @@ class _Bytes(bytes):
 def _ask(path: Path, ask: Callable[[str], str] | None) -> str:
     if ask is None:
         raise NotPermitted(f"{path}: is protected by a passphrase, and there is no terminal to ask for it")
-    return ask(f"Passphrase of {path}: ")
+    text = ask(f"Passphrase of {path}: ")
+    if not text:
+        raise NotPermitted(f"{path}: is protected by a passphrase, and none was given")
+    return text
 
 
 def _read(path: Path) -> bytes:
