@@ -50,6 +50,8 @@ class Recipe:
     memory: str = "512M"
     devices: str = ""
     """Further options of QEMU."""
+    options: str = ""
+    """Further words of the kernel's command line."""
 
 
 class Guest:
@@ -84,6 +86,7 @@ class Guest:
             "--cpus",
             "2",
             *(["--append", "no5lvl"] if recipe.four_level else []),
+            *(["--append", recipe.options] if recipe.options else []),
         ]
         command += ["--root-disk", str(disks.root()), "--root-fstype", "ext4"]
         inside = f"{disks.PYTHON} -m tests.lab.inside.main {recipe.scenario}"

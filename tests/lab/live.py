@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PACKAGES = ["openssh-server", "sudo"]
 KERNEL = "6.12"
 SMALL = 64 << 20
+OPTIONS = "kfence.sample_interval=20"
+"""KFENCE puts pages around objects of the kernel that nobody may touch."""
 NAME = "live"
 """What ssh calls the guest, with `Live.ssh_options`."""
 
@@ -80,7 +82,9 @@ class Live:
             f"-drive file={small},format=raw,if=virtio,cache=unsafe "
             "-netdev user,id=n0,hostfwd=tcp:127.0.0.1:0-:22 -device virtio-net-pci,netdev=n0"
         )
-        return boot.Recipe("live", KERNEL, four_level=False, scenario="live", devices=devices)
+        return boot.Recipe(
+            "live", KERNEL, four_level=False, scenario="live", devices=devices, options=OPTIONS
+        )
 
     def _disks(self, system: Path) -> tuple[Path, Path]:
         added, empty = self.folder / "added", self.folder / "empty"

@@ -15,7 +15,7 @@ from typing import Dict, Iterator, Optional, Sequence
 from memdump.machine.output import Output
 
 _SIDE = re.compile(
-    r"memdump(\.errors|\.machine|\.machine\..*|\.report|\.report\.text|\.cli|\.cli\._.*|\.cli\.acquire)?"
+    r"memdump(\.errors|\.seal|\.machine|\.machine\..*|\.report|\.report\.text|\.cli|\.cli\._.*|\.cli\.acquire)?"
 )
 """The modules of the acquiring side.  They import others too, but only where these are at hand and of use."""
 

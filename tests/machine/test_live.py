@@ -1,0 +1,174 @@
+"""What happens to a machine while its memory is taken, and what happens to it because of that."""
+
+from __future__ import annotations
+
+import json
+import struct
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from memdump.image import open_image
+from memdump.machine.qemu import QemuSource
+from tests.lab.live import MEMDUMP
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.lab.live import Live
+
+PAGE = 4096
+OUT = "/lab/out/test"
+BUDDY, HWPOISON = 1 << 10, 1 << 19
+
+WALK = textwrap.dedent(
+    """
+    import os, struct, sys
+    size = os.path.getsize(sys.argv[1])
+    with open(sys.argv[1], "rb") as image:
+        place = memory = 0
+        while place < size:
+            image.seek(place)
+            magic, version, first, last, _ = struct.unpack("<IIQQ8s", image.read(32))
+            assert (magic, version) == (0x4C694D45, 1), hex(place)
+            memory += last + 1 - first
+            place += 33 + last - first
+    assert place == size, (place, size)
+    print(memory)
+    """
+)
+"""Goes through a LiME image by the words of LiME's documentation, and prints how much memory is in it."""
+
+
+@pytest.fixture(autouse=True)
+def emptied(live: Live) -> None:
+    live.run(f"rm -rf {OUT} && mkdir -p {OUT}")
+
+
+def manifest(live: Live, name: str) -> Any:
+    return json.loads(live.get(f"{OUT}/{name}.json"))
+
+
+def memory_in(live: Live, name: str) -> int:
+    live.put("/tmp/walk.py", WALK.encode())
+    return int(live.run(f"python3 /tmp/walk.py {OUT}/{name}").stdout)
+
+
+def amount(ranges: list[tuple[str, int]]) -> int:
+    return sum(size for _, size in ranges)
+
+
+def page_flags(live: Live) -> tuple[int, ...]:
+    code = "import sys; sys.stdout.buffer.write(open('/proc/kpageflags', 'rb').read())"
+    data = live.run(f'python3 -c "{code}"').stdout
+    return struct.unpack(f"={len(data) // 8}Q", data)
+
+
+def test_pages_that_nobody_may_touch_do_not_end_it(live: Live) -> None:
+    """Guard pages of KFENCE fault; a page with a hardware error must not even be read."""
+    bad = next(
+        number
+        for number, page in reversed([*enumerate(page_flags(live))])
+        if page & BUDDY and number > 0x1000
+    )
+    live.run(f"echo {bad * PAGE:#x} > /sys/devices/system/memory/hard_offline_page")
+    assert page_flags(live)[bad] & HWPOISON
+    for source in ("kcore", "ebpf"):
+        done = live.run(f"{MEMDUMP} acquire --source {source} {OUT}/{source}.lime", check=False)
+        found = manifest(live, f"{source}.lime")
+        assert found["complete"] is True
+        assert done.returncode == (1 if found["unreadable"] else 0), done.stderr
+        assert memory_in(live, f"{source}.lime") == amount(found["ranges"])
+        live.run(f"rm {OUT}/{source}.lime")
+    unreadable = [(int(start, 16), size) for start, size in found["unreadable"]]
+    assert any(start <= bad * PAGE < start + size for start, size in unreadable)
+    assert len(unreadable) > 5  # those of KFENCE
+
+
+def test_memory_that_is_taken_offline_meanwhile_does_not_end_it(live: Live) -> None:
+    blocks = (
+        live.run("grep -l 1 /sys/devices/system/memory/memory*/removable || true").stdout.decode().split()
+    )
+    done = live.run(
+        f"{MEMDUMP} acquire --skip free {OUT}/m.lime & taking=$!; sleep 3; "
+        + "".join(f"echo offline > {block.replace('removable', 'state')}; " for block in blocks)
+        + "wait $taking; status=$?; "
+        + "".join(f"echo online > {block.replace('removable', 'state')}; " for block in blocks)
+        + "exit $status",
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    found = manifest(live, "m.lime")
+    assert found["complete"] is True
+    (skipped,) = found["skipped"]
+    assert memory_in(live, "m.lime") == amount(found["ranges"]) - amount(skipped["ranges"])
+    assert found["order"] == "kernel-first"
+
+
+def test_a_disk_that_fills_up_leaves_a_valid_image_marked_partial(live: Live) -> None:
+    done = live.run(
+        f"{MEMDUMP} acquire --priority normal {OUT}/m.lime & taking=$!; "
+        f"until [ -s {OUT}/m.lime.part ]; do sleep 0.2; done; "
+        f"free=$(df --output=avail -B1 /lab | tail -1); fallocate -l $((free - 100000000)) {OUT}/filler; "
+        "wait $taking",
+        check=False,
+    )
+    live.run(f"rm {OUT}/filler")
+    assert done.returncode == 1
+    assert b"no room left on the disk" in done.stderr
+    assert live.run(f"ls {OUT}").stdout.split() == [b"m.lime.custody.jsonl", b"m.lime.json", b"m.lime.part"]
+    found = manifest(live, "m.lime")
+    assert found["complete"] is False
+    assert 0 < memory_in(live, "m.lime.part") == amount(found["ranges"]) - amount(found["not_taken"])
+
+
+@pytest.mark.parametrize(
+    ("place", "why"), [("/small/m.lime", "has room for"), ("/dev/shm/m.lime", "in memory")]
+)
+def test_a_bad_place_is_refused_beforehand(live: Live, place: str, why: str) -> None:
+    for option in ("", "--dry-run"):
+        done = live.run(f"{MEMDUMP} acquire {option} {place}", check=False)
+        assert done.returncode == 2
+        assert why in done.stderr.decode()
+    assert live.run(f"ls {place}*", check=False).returncode
+
+
+def test_it_stays_out_of_the_way(live: Live) -> None:
+    done = live.run(
+        f"{MEMDUMP} acquire - > {OUT}/m.lime & taking=$!; sleep 5; for task in /proc/$taking/task/*; do"
+        " ionice -p ${task##*/}; cut -d' ' -f19 $task/stat; done; cat /proc/$taking/oom_score_adj;"
+        " grep VmHWM /proc/$taking/status; kill $taking; wait $taking",
+        check=False,
+    )
+    *tasks, score, memory = done.stdout.decode().splitlines()
+    assert set(tasks) == {"idle", "10"}
+    assert score == "1000"
+    assert int(memory.split()[1]) < 100_000
+
+
+def test_a_dry_run_writes_nothing_and_tells_what_is_true(live: Live) -> None:
+    done = live.run(f"{MEMDUMP} acquire --dry-run {OUT}")
+    told = dict(line.split(None, 1) for line in done.stdout.decode().splitlines() if not line.startswith(" "))
+    assert told["source"] == "kcore"
+    iomem = live.run("grep -c 'System RAM' /proc/iomem").stdout.decode().strip()
+    assert f" in {iomem} ranges" in told["memory"]
+    assert told["pause"].startswith("none")
+    assert live.run(f"ls {OUT}").stdout == b""
+
+
+def test_the_host_reads_the_same_as_qemu_dumps(live: Live, tmp_path: Path) -> None:
+    source = QemuSource(str(live.qmp_path))
+    source.begin()
+    try:
+        live.dump(tmp_path / "core")
+        with open_image(tmp_path / "core") as core:
+            for start, size in source.ranges():
+                for address in range(start, start + size, 1 << 20):
+                    buffer = bytearray(min(1 << 20, start + size - address))
+                    source.read_into(address, memoryview(buffer))
+                    assert core.read(address, len(buffer)) == buffer
+    finally:
+        source.end()
+        source.close()
+    live.run("true")
