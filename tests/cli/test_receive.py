@@ -50,18 +50,28 @@ def test_an_image_arrives_whole_with_its_manifest(folder: Path) -> None:
         status, path, said = there.end()
     assert (out, err) == (b"sending\ncommitted\ndone\n", b"")
     assert (status, path) == (0, f"{folder}/web1.lime\n")
-    assert names(folder) == ["web1.lime", "web1.lime.json"]
+    assert names(folder) == ["web1.lime", "web1.lime.custody.jsonl", "web1.lime.json"]
     assert sha256sum(folder / "web1.lime") == hashlib.sha256(data).hexdigest()
     assert (folder / "web1.lime.json").read_bytes() == b"{}"
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
     assert hashlib.sha256(data).hexdigest() in said
 
 
+def test_who_received_what_from_whom_begins_the_record_of_custody(folder: Path) -> None:
+    with receiver(folder) as there:
+        sender(f"tcp:127.0.0.1:{there.port}").communicate(b"abc", timeout=60)
+        there.end()
+    entry = json.loads((folder / "web1.lime.custody.jsonl").read_bytes())
+    assert (entry["number"], entry["action"]) == (1, "received")
+    assert entry["detail"].startswith("from 127.0.0.1:")
+    assert entry["image"] == {"name": "web1.lime", "size": 3, "sha256": sha256sum(folder / "web1.lime")}
+
+
 def test_a_file_can_be_named(folder: Path) -> None:
     with receiver(folder / "mine.lime") as there:
         sender(f"tcp:127.0.0.1:{there.port}").communicate(b"abc", timeout=60)
         assert there.end()[:2] == (0, f"{folder}/mine.lime\n")
-    assert names(folder) == ["mine.lime", "mine.lime.json"]
+    assert names(folder) == ["mine.lime", "mine.lime.custody.jsonl", "mine.lime.json"]
 
 
 def test_ipv6(folder: Path) -> None:
@@ -140,7 +150,7 @@ def test_nothing_that_exists_is_written_over(folder: Path, name: str) -> None:
     assert (status, path) == (0, f"{folder}/other.lime\n")
     assert "was refused" in said
     assert (folder / name).read_text() == "precious"
-    assert names(folder) == sorted([name, "other.lime", "other.lime.json"])
+    assert names(folder) == sorted([name, "other.lime", "other.lime.custody.jsonl", "other.lime.json"])
 
 
 @pytest.mark.parametrize(
@@ -203,7 +213,7 @@ def test_an_image_that_is_given_up_stays_a_part_with_its_manifest(folder: Path) 
         status, path, said = there.end()
     assert (status, path) == (1, f"{folder}/web1.lime.part\n")
     assert "ended before its end" in said
-    assert names(folder) == ["web1.lime.json", "web1.lime.part"]
+    assert names(folder) == ["web1.lime.custody.jsonl", "web1.lime.json", "web1.lime.part"]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +259,7 @@ def test_a_whole_image_without_what_belongs_to_it_is_told(folder: Path, attached
         status, path, said = there.end()
     assert (status, path) == (1, f"{folder}/web1.lime\n")
     assert "what belongs to it did not all come" in said
-    assert names(folder) == ["web1.lime"]
+    assert names(folder) == ["web1.lime", "web1.lime.custody.jsonl"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memdump.errors import MemdumpError, UsageError
-from memdump.machine import wire
+from memdump.machine import custody, wire
 from memdump.machine.progress import Progress
 from memdump.machine.receiver import Received, Stranger, receive
 from memdump.report.text import visible
@@ -151,6 +151,11 @@ def _report(received: Received, peer: str) -> int:
         status = INCOMPLETE
     if received.lacks:
         _say(f"{received.path}: what belongs to it did not all come: {received.lacks}")
+        status = INCOMPLETE
+    try:
+        custody.append(received.path, "received", f"from {peer}", received.sha256)
+    except MemdumpError as error:
+        _say(str(error))
         status = INCOMPLETE
     _say(f"{received.size:,} bytes, SHA-256 {received.sha256}")
     print(visible(received.path), flush=True)
