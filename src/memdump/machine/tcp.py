@@ -43,6 +43,8 @@ class TcpDestination(Destination):
         }
         self._send(wire.HELLO, wire.pack(hello))
         name: str = wire.unpack(self._hear(wire.READY), self._peer, name=str)["name"]
+        if not name or "/" in name or "\0" in name:  # it may name a file here, see `attach`
+            raise MemdumpError(f"{self._peer}: sent what memdump does not understand")
         return name
 
     @property

@@ -1,0 +1,243 @@
+"""What the sender says over TCP, heard by a plain socket, and what it makes of the answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memdump.errors import MemdumpError, UsageError
+from memdump.machine import wire
+from memdump.machine.destination import Options, open_destination
+from memdump.machine.tcp import TcpDestination
+from tests.machine.peers import listener, read, read_record, record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIB = 1 << 20
+PLAIN = Options("web1.lime.zst", layers=("zstd",), size=7)
+READY = record(b"R", b'{"name": "there.lime"}')
+
+
+def digested(data: bytes) -> bytes:
+    return json.dumps({"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}).encode()
+
+
+def test_the_sender_speaks_as_the_documentation_says() -> None:
+    data = os.urandom(3 * MIB + 5)
+    heard: list[tuple[bytes, bytes]] = []
+
+    def serve(connection: socket.socket) -> None:
+        assert read(connection, 17) == b"memdump stream 1\n"
+        heard.append(read_record(connection))
+        connection.sendall(READY)
+        arrived = b""
+        while (found := read_record(connection))[0] == b"D":
+            assert len(found[1]) <= MIB
+            arrived += found[1]
+        heard.append(found)
+        connection.sendall(record(b"K", digested(arrived)))
+        attached = read_record(connection)
+        heard.append(attached)
+        connection.sendall(record(b"K", digested(attached[1].partition(b"\n")[2])))
+        heard.append(read_record(connection))
+        heard.append(read_record(connection))
+
+    with listener(serve) as port, open_destination(f"tcp:localhost:{port}", PLAIN) as place:
+        assert place.file == "there.lime"
+        assert place.partial == f"what was sent stands in there.lime.part at localhost:{port}"
+        buffer = bytearray(data)
+        place.write(memoryview(buffer)[:7])
+        place.write(memoryview(buffer)[7:])
+        buffer[:] = bytes(len(data))
+        place.commit()
+        place.attach(".json", b"{}\n")
+    assert heard == [
+        (b"H", b'{"name": "web1.lime.zst", "layers": ["zstd"], "size": 7, "exact": false}'),
+        (b"C", digested(data)),
+        (b"F", b".json\n{}\n"),
+        (b"E", b""),
+        (b"", b""),
+    ]
+
+
+def answering(*answers: bytes) -> object:
+    """Serve: begin, then give these answers and hear all there is."""
+
+    def serve(connection: socket.socket) -> None:
+        read(connection, 17)
+        read_record(connection)
+        connection.sendall(b"".join(answers))
+        connection.shutdown(socket.SHUT_WR)
+        try:
+            while connection.recv(MIB):
+                pass
+        except ConnectionResetError:
+            pass
+
+    return serve
+
+
+def test_a_receiver_whose_disk_is_full_lets_the_image_end() -> None:
+    def serve(connection: socket.socket) -> None:
+        read(connection, 17)
+        read_record(connection)
+        connection.sendall(READY + record(b"T", b"no room left"))
+        arrived = b""
+        while (found := read_record(connection))[0] == b"D":
+            arrived += found[1]
+        assert found == (b"A", digested(arrived))
+        assert arrived.endswith(b"the end")
+        connection.sendall(record(b"K", digested(arrived)))
+
+    with listener(serve) as port, open_destination(f"tcp:127.0.0.1:{port}", PLAIN) as place:
+        deadline = time.monotonic() + 20
+        while place.trouble is None and time.monotonic() < deadline:
+            place.write(b"abc")
+        assert place.trouble == "no room left"
+        place.write(b"the end")
+        place.abandon()
+        place.abandon()
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ((), "the connection ended before its time"),
+        ((b"HTTP/1.0 400 Bad Request\r\n\r\n",), "sent what memdump does not understand"),
+        ((record(b"X", b"\xffgo away\x1b"),), r"the receiver says: \\xffgo away"),
+        ((record(b"K", b"{}"),), "sent what memdump does not understand"),
+        ((record(b"R", b'{"name": 7}'),), "sent what memdump does not understand"),
+        ((record(b"R", b'{"name": "../../x"}'),), "sent what memdump does not understand"),
+        ((b"R\xff\xff\xff\xff",), "sent what memdump does not understand"),
+    ],
+)
+def test_a_receiver_that_does_not_take_it_is_told(answers: tuple[bytes, ...], said: str) -> None:
+    with listener(answering(*answers)) as port, pytest.raises(MemdumpError, match=said) as told:  # type: ignore[arg-type]
+        TcpDestination(f"127.0.0.1:{port}", PLAIN)
+    assert str(told.value).startswith(f"127.0.0.1:{port}: ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"", "the connection ended before its time"),
+        (record(b"X", b"the disk failed"), "the receiver says: the disk failed"),
+        (record(b"K", digested(b"abd")), "wrote other bytes than were sent"),
+        (record(b"K", b"nonsense"), "sent what memdump does not understand"),
+    ],
+)
+def test_only_an_answer_with_the_right_digest_makes_it_whole(
+    answer: bytes, said: str, tmp_path: Path
+) -> None:
+    def serve(connection: socket.socket) -> None:
+        read(connection, 17)
+        read_record(connection)
+        connection.sendall(READY)
+        while read_record(connection)[0] == b"D":
+            pass
+        connection.sendall(answer)
+
+    with (
+        listener(serve) as port,
+        TcpDestination(f"127.0.0.1:{port}", PLAIN._replace(beside=tmp_path)) as place,
+    ):
+        place.write(b"abc")
+        with pytest.raises(MemdumpError, match=said):
+            place.commit()
+        place.abandon()
+        if answer[:1] == b"K":
+            return
+        place.attach(".json", b"{}")  # the receiver is gone: it stays here
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("there.lime.json", b"{}")]
+
+
+def test_a_receiver_that_fails_in_the_middle_says_why() -> None:
+    serve = answering(READY, record(b"X", b"the disk failed"))
+    with listener(serve) as port, TcpDestination(f"127.0.0.1:{port}", PLAIN) as place:  # type: ignore[arg-type]
+        with pytest.raises(MemdumpError, match="the receiver says: the disk failed"):
+            for _ in range(1000):
+                place.write(bytes(MIB))
+        with pytest.raises(MemdumpError, match="the connection is lost"):
+            place.write(b"more")
+        with pytest.raises(MemdumpError, match="the connection is lost"):
+            place.attach(".json", b"{}")
+
+
+def test_a_connection_that_is_reset_is_told() -> None:
+    def serve(connection: socket.socket) -> None:
+        read(connection, 17)
+        read_record(connection)
+        connection.sendall(READY)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    said = "the (connection ended|other side closed)"
+    with listener(serve) as port, TcpDestination(f"127.0.0.1:{port}", PLAIN) as place:
+        for _ in range(2):
+            with pytest.raises(MemdumpError, match=f"^127.0.0.1:{port}: {said}|the connection is lost"):
+                for _ in range(1000):
+                    place.write(bytes(MIB))
+
+
+def test_a_receiver_that_takes_nothing_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "STALL", 0.3)
+    done: list[float] = []
+
+    def serve(connection: socket.socket) -> None:
+        read(connection, 17)
+        read_record(connection)
+        connection.sendall(READY)
+        while not done:
+            time.sleep(0.01)
+
+    with listener(serve) as port, TcpDestination(f"127.0.0.1:{port}", PLAIN) as place:
+        try:
+            with pytest.raises(MemdumpError, match=r"does not answer|Connection timed out"):
+                for _ in range(1000):
+                    place.write(bytes(MIB))
+        finally:
+            done.append(0)
+
+
+def test_a_machine_that_is_gone_is_noticed_by_the_system() -> None:
+    with socket.socket() as connection:
+        wire.keep_alive(connection)
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        for name, most in (("TCP_KEEPIDLE", 60), ("TCP_USER_TIMEOUT", 180_000)):
+            assert 0 < connection.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) <= most
+
+
+@pytest.mark.parametrize(
+    "address", ["", "host", "host:", ":9", "host:x", "::1:9", "host:65536", "host:99999999"]
+)
+def test_what_is_no_address_is_told(address: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(repr(address)) + " is no address"):
+        open_destination(f"tcp:{address}", PLAIN)
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 64 + ".example", "a..b"])
+def test_a_host_that_is_not_known_is_one_line(host: str) -> None:
+    with pytest.raises(MemdumpError, match=rf"^{re.escape(host)}:9: "):
+        open_destination(f"tcp:{host}:9", PLAIN)
+
+
+def test_a_key_without_its_certificate_and_files_that_are_none(tmp_path: Path) -> None:
+    junk = tmp_path / "junk.pem"
+    junk.write_text("junk")
+    for options, said in (
+        ({"tls_key": str(junk)}, "needs its certificate"),
+        ({"tls_ca": str(junk)}, "junk.pem: is not in PEM form"),
+        ({"tls_cert": str(junk)}, "junk.pem: is not in PEM form"),
+        ({"tls_ca": str(tmp_path / "none")}, "none: No such file"),
+        ({"tls_ca": str(tmp_path)}, "Is a directory"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            open_destination("tcp:127.0.0.1:9", PLAIN._replace(**options))  # type: ignore[arg-type]
