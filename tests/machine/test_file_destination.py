@@ -214,6 +214,37 @@ def test_a_disk_that_fills_up_at_the_very_end_holds_the_whole(
     assert sha256sum(tmp_path / "a.lime") == digest(data)
 
 
+def test_a_disk_without_a_reserve_that_fills_up_at_the_very_end_leaves_a_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_destination, "_KNOW_THEIR_ROOM", ())
+    Disk(monkeypatch, 3 * MIB, late=True).release()
+    with FileDestination(tmp_path / "a.lime", PLAIN) as place:
+        place.write(bytes(40 * MIB))
+        with pytest.raises(MemdumpError, match="no room left"):
+            place.commit()
+    assert names(tmp_path) == ["a.lime.part"]
+
+
+def test_the_reserve_takes_no_room_that_the_image_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(free: int | None, size: int) -> int:
+        monkeypatch.setattr(file_destination, "room", lambda path: (free, "ext4"))
+        place = FileDestination(tmp_path / "a.lime", PLAIN._replace(size=size, reserve=8 * MIB))
+        with place:
+            found = place._spare._fd
+            size = os.fstat(found).st_size if found is not None else 0
+        (tmp_path / "a.lime.part").unlink()
+        return size
+
+    assert held(1 << 40, 1 << 30) == 8 * MIB
+    assert held(100 * MIB, 98 * MIB) == 2 * MIB
+    assert held(100 * MIB, 100 * MIB) == 0
+    assert held(100 * MIB, 500 * MIB) == 8 * MIB  # it is compressed, and is going to fit
+    assert held(None, 100 * MIB) == 8 * MIB
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_when_the_reserve_is_used_up_too_it_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool

@@ -84,15 +84,6 @@ def test_a_settled_file_takes_no_page_cache(tmp_path: Path) -> None:
     assert after == 0
 
 
-def test_reserved_room_is_taken_at_once_and_given_back_at_the_end(tmp_path: Path) -> None:
-    with Output(tmp_path / "a.json") as output:
-        output.reserve(65536)
-        assert (tmp_path / "a.json.part").stat().st_blocks * 512 >= 65536
-        output.write(b"{}")
-        output.commit()
-    assert (tmp_path / "a.json").read_bytes() == b"{}"
-
-
 def test_what_is_done_beside_is_waited_for_and_its_error_raised_once() -> None:
     done: list[int] = []
     beside = Beside("test")

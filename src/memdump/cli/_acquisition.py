@@ -80,7 +80,7 @@ def plan(args: argparse.Namespace, source: Source, sealing: Sealing) -> Layout:
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
     )
-    return Layout(out, str(path or out), path, sealing, options)
+    return Layout(out, str(path or destination.shown(out)), path, sealing, options)
 
 
 def _beside(args: argparse.Namespace, path: Path | None) -> tuple[str, ...]:

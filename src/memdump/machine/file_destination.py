@@ -27,12 +27,12 @@ class FileDestination(Destination):
         self.file = path.name
         for suffix in options.attachments:
             refuse_existing(self.place + suffix)
-        _, kind = room(path)
+        free, kind = room(path)
         self._file = _create(path, options)
         self.partial = f"what was written stands in {self._file.part}"
         folder = str(path.parent)
         self._for_attachments = Reserve(folder, _ATTACHMENTS if options.attachments else 0)
-        self._file.spare = self._spare = Reserve(folder, options.reserve)
+        self._file.spare = self._spare = Reserve(folder, _reserve(options, free))
         self._stream = Gentle(self._file, None if kind in _KNOW_THEIR_ROOM else self._file.rewrite)
         self._ended = False
 
@@ -80,3 +80,10 @@ def _create(path: Path, options: Options) -> Union[Output, SplitFile]:
     if options.split:
         return SplitFile(path, options.split, options.size)
     return Output(path, keep_partial=True)
+
+
+def _reserve(options: Options, free: Optional[int]) -> int:
+    """Choose how much to keep free: no room that the image would find enough in without it."""
+    if free is None or free < options.size:
+        return options.reserve
+    return min(options.reserve, free - options.size)

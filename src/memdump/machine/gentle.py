@@ -39,6 +39,7 @@ class Gentle:
         self._leaving: List[bytes] = []
         self._recent: List[bytes] = []
         self._settling = Beside("settle")
+        self._closed = False
 
     def write(self, data: Union[bytes, memoryview], /) -> None:
         """Write all of ``data``; raises what the file raises, now or since the last time."""
@@ -63,7 +64,10 @@ class Gentle:
         self._leaving, self._recent = self._recent, []
 
     def close(self) -> None:
-        """Wait until the file has settled, and end the thread; raises what the file raises."""
+        """Wait until the file has settled, and end the thread; raises what the file raises, once."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             if self._repair:
                 self._settled()

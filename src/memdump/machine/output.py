@@ -48,7 +48,6 @@ class Output:
         """Room that is given up when the disk is full."""
         self.trouble: Optional[str] = None
         """Set when the room was given up: there is little left, and the file should come to its end."""
-        self._reserved = False
         self._named = False
         refuse_existing(self.path)
         self._fd = self._create()
@@ -113,12 +112,6 @@ class Output:
             raise self._failed(error) from None
         self.position += size
 
-    def reserve(self, size: int) -> None:
-        """Take room, where there is any, for bytes that come later, when the disk may be full."""
-        self._reserved = True
-        with contextlib.suppress(OSError):
-            os.posix_fallocate(self._fd, 0, size)
-
     def settle(self) -> None:
         """Put what was written so far on the disk, and give back the memory that the system keeps of it.
 
@@ -141,8 +134,7 @@ class Output:
     def seal(self) -> None:
         """Make the file durable and let go of it; it is ``PATH.part`` still.  Raises as `write` does."""
         try:
-            size = os.fstat(self._fd).st_size
-            if size < self.position or self._reserved:  # a hole at the end, or room that was not needed
+            if os.fstat(self._fd).st_size < self.position:  # a hole at the end
                 os.ftruncate(self._fd, self.position)
             os.fsync(self._fd)
         except OSError as error:
