@@ -236,6 +236,7 @@ def test_what_is_found_is_told(image: str) -> None:
         ([lines[0], lines[1].replace(b"opened", b"closed"), *lines[2:]], ["line 2 was changed after"]),
         (lines[:3], ["ends with entry 3, but the image is marked with 4: the last are missing"]),
         ([*lines[:3], forge(lines[3], user="m")], ["has another entry 4 than the image is marked with"]),
+        ([*lines[:3], forge(lines[3], number=9)], ["line 4 does not follow line 3", "has another entry 4"]),
         ([*lines, b'{"number":5,'], ["line 5 is cut off"]),
         ([*lines, b"\n"], ["line 5 was changed"]),
         ([lines[0], lines[2], lines[1], lines[3]], ["line 2 does", "line 3 does", "line 4 does"]),
