@@ -50,6 +50,8 @@ class Recipe:
     memory: str = "512M"
     devices: str = ""
     """Further options of QEMU."""
+    accelerator: str = ACCELERATOR
+    processor: str = CPU
     options: str = ""
     """Further words of the kernel's command line."""
 
@@ -91,7 +93,8 @@ class Guest:
         command += ["--root-disk", str(disks.root()), "--root-fstype", "ext4"]
         inside = f"{disks.PYTHON} -m tests.lab.inside.main {recipe.scenario}"
         command += ["--exec", f"mount /dev/vdb /lab && cd /lab && exec {inside}"]
-        command += [f"--qemu-opts={self._devices(carried)} {recipe.devices}"]
+        machine = f"-accel {recipe.accelerator} -cpu {recipe.processor}"
+        command += [f"--qemu-opts={machine} {self._devices(carried)} {recipe.devices}"]
         with self.log.open("wb") as log:
             return subprocess.Popen(
                 command,
@@ -105,7 +108,7 @@ class Guest:
 
     def _devices(self, carried: Path) -> str:
         return (
-            f"-accel {ACCELERATOR} -cpu {CPU} -device vmcoreinfo "
+            "-device vmcoreinfo "
             f"-drive file={carried},format=raw,if=virtio,cache=unsafe,discard=unmap "
             f"-chardev socket,id=line,path={self.sockets}/line,server=on,wait=off -serial chardev:line "
             f"-qmp unix:{self.sockets}/monitor,server=on,wait=off "

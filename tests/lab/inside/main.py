@@ -67,6 +67,8 @@ def _play(scenario: str, host: Host) -> None:
             host.say("recorded")
         elif word == "acquire":
             host.say(f"acquired {_acquire(*words)}")
+        elif word == "do":
+            host.say(f"did {played.do(*words)}")
         elif word == "end":
             _write("after.json", {"clock": record.clock(), "activity": record.activity()})
             subprocess.run(["sync"], check=True)

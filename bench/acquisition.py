@@ -1,0 +1,139 @@
+"""``memdump acquire`` beside AVML and LiME, inside one guest: ``python -m bench.acquisition``.
+
+All take the memory of the same guest, in turns, several rounds, and the best round of each counts.  Before
+each run the guest reads the same files, so that its memory holds the same.  The clock stops when the image is
+on the disk: memdump ends then, after the others the disk is asked to take what they left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.lab import boot, cache, guests, kernels
+
+from bench import peers
+from bench.processes import verdict
+from memdump.image.age_keys import X25519Recipient, x25519_public
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+KERNELS = {"bookworm": "6.1", "trixie": "6.12"}
+"""The lab's kernel of a Debian release; LiME is built with that release's own compiler."""
+CONTENDERS = (
+    "avml",
+    "lime",
+    "lime digest=sha256",
+    "memdump kcore .lime",
+    "memdump ebpf .lime",
+    "avml --compress",
+    "lime compress=1",
+    "memdump kcore .lime.zst",
+    "memdump ebpf .lime.zst",
+    "memdump kcore .lime.zst.age",
+    "memdump ebpf .lime.zst.age",
+)
+MB = 1e6
+
+Taken = dict[str, Any]
+
+
+def main() -> int:
+    """Measure and print; 1 where there is no lab."""
+    parser = argparse.ArgumentParser(prog="python -m bench.acquisition", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--memory", default="1G", help="of the guest (default: %(default)s)")
+    parser.add_argument("--accelerator", default=boot.ACCELERATOR, help="QEMU's (default: %(default)s)")
+    parser.add_argument("--processor", default=boot.CPU, help="QEMU's (default: %(default)s)")
+    parser.add_argument("--only", action="append", choices=CONTENDERS, help="may be given several times")
+    args = parser.parse_args()
+    recipe = boot.Recipe(
+        "speed",
+        KERNELS.get(kernels.own_release(), "6.1"),
+        four_level=True,
+        scenario="speed",
+        memory=args.memory,
+        accelerator=args.accelerator,
+        processor=args.processor,
+    )
+    try:
+        measure(recipe, args.rounds, args.only or CONTENDERS)
+    except cache.NoLab as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def measure(recipe: boot.Recipe, rounds: int, contenders: Sequence[str] = CONTENDERS) -> None:
+    """Run all in turns, print what each took, and how memdump stands."""
+    best: dict[str, Taken] = {}
+    with tempfile.TemporaryDirectory(prefix="memdump-bench-", dir="/var/tmp") as folder:
+        for name, taken in _run(recipe, rounds, contenders, Path(folder)):
+            _say(name, taken)
+            if name not in best or taken["durable"] < best[name]["durable"]:
+                best[name] = taken
+    print(
+        f"\nbest of {rounds} rounds, {recipe.memory} of memory, {recipe.accelerator}, -cpu {recipe.processor}"
+    )
+    for name, taken in best.items():
+        _say(name, taken)
+    for what, ours, theirs, key in (
+        ("not slower than avml", "memdump kcore .lime", "avml", "durable"),
+        ("not slower than lime", "memdump kcore .lime", "lime", "durable"),
+        ("faster than avml --compress", "memdump kcore .lime.zst", "avml --compress", "durable"),
+        ("smaller than avml --compress", "memdump kcore .lime.zst", "avml --compress", "size"),
+        ("ebpf as fast as kcore", "memdump ebpf .lime", "memdump kcore .lime", "durable"),
+    ):
+        if ours in best and theirs in best:
+            print(verdict(what, best[theirs][key] / best[ours][key], 1))
+
+
+def _run(
+    recipe: boot.Recipe, rounds: int, contenders: Sequence[str], folder: Path
+) -> list[tuple[str, Taken]]:
+    kernel = kernels.get(recipe.kernel)
+    carried = folder / "carried.ext4"
+    _make_carried(carried, kernel, folder / "added")
+    runs = []
+    with boot.Guest(recipe, kernel, carried, folder / "console.log") as guest:
+        carried.unlink()
+        guest.hear("ready")
+        for _ in range(rounds):
+            for name in contenders:
+                taken = json.loads(guest.ask(f"do {name}", "did"))
+                if taken["status"]:
+                    raise RuntimeError(f"{name}: status {taken['status']}: {taken['said']}")
+                runs.append((name, taken))
+                _say(name, taken)
+    return runs
+
+
+def _make_carried(carried: Path, kernel: kernels.Kernel, added: Path) -> None:
+    """Make the disk with all that takes memory, and with files for the guest to read."""
+    (added / "python").mkdir(parents=True)
+    shutil.copy(peers.avml(), added / "avml")
+    shutil.copy(peers.lime(kernel), added / "lime.ko")
+    peers.memdump(added / "python")
+    (added / "recipient").write_text(f"{X25519Recipient(x25519_public(bytes(range(32))))}\n")
+    shutil.copytree(kernel.root / "lib" / "modules" / kernel.release / "kernel", added / "files")
+    guests.make_carried(carried, added)
+    shutil.rmtree(added)
+
+
+def _say(name: str, taken: Taken) -> None:
+    print(
+        f"{name:<28} {taken['durable']:7.1f} s ({taken['seconds']:7.1f} to its end) "
+        f"{taken['processor']:7.1f} s CPU ({taken['busy']:7.1f} of the machine) "
+        f"{taken['size'] / MB:8,.0f} MB {taken['memory'] / MB:6,.0f} MB resident",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""A machine whose memory is full of real things, taken by whichever program the host names."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ADDED = Path("/lab/added")
+"""What the host sends along: ``avml``, ``lime.ko``, ``python`` with memdump compiled, ``files`` to read."""
+OUT = Path("/lab/out/image")
+READ = ("/usr", str(ADDED / "files"))
+SHARE = 8
+"""The programs together hold an eighth of all memory in objects of theirs."""
+HOLDERS = 4
+
+MEMDUMP = [sys.executable, "-m", "memdump", "acquire", "--no-encrypt"]
+RECIPIENT = ADDED / "recipient"
+COMMANDS = {
+    "avml": [str(ADDED / "avml"), f"{OUT}"],
+    "avml --compress": [str(ADDED / "avml"), "--compress", f"{OUT}"],
+    # What takes LiME longer than its timeout it leaves out, and an emulated machine takes long.
+    "lime": ["insmod", str(ADDED / "lime.ko"), f"path={OUT}", "format=lime", "timeout=0"],
+}
+COMMANDS["lime digest=sha256"] = [*COMMANDS["lime"], "digest=sha256"]
+COMMANDS["lime compress=1"] = [*COMMANDS["lime"], "compress=1"]
+for source in ("kcore", "ebpf"):
+    for suffix in (".lime", ".lime.zst"):
+        COMMANDS[f"memdump {source} {suffix}"] = [*MEMDUMP, "--source", source, f"{OUT}{suffix}"]
+    sealed = [*MEMDUMP[:-1], "--recipient", str(RECIPIENT), "--source", source, f"{OUT}.lime.zst.age"]
+    COMMANDS[f"memdump {source} .lime.zst.age"] = sealed
+
+
+def run() -> dict[str, Any]:
+    """Fill the memory."""
+    _read_files()
+    amount = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // SHARE // HOLDERS
+    for number in range(HOLDERS):
+        reader, writer = os.pipe()
+        if not os.fork():
+            _hold(number, amount, writer)
+        os.close(writer)
+        os.read(reader, 1)
+        os.close(reader)
+    return {}
+
+
+def last_moment() -> None:
+    """Nothing passes here."""
+
+
+def do(*words: str) -> str:
+    """Take the memory once with one of the programs, and tell as JSON what that took."""
+    command = COMMANDS[" ".join(words)]
+    for old in OUT.parent.glob(f"{OUT.name}*"):
+        old.unlink()
+    subprocess.run(["sync"], check=True)
+    _read_files()  # an image before this one may have pushed them out
+    environment = {**os.environ, "PYTHONPATH": str(ADDED / "python"), "HOME": "/root"}
+    busy, began = _busy(), time.monotonic()
+    process = subprocess.Popen(command, env=environment, cwd="/", stderr=subprocess.PIPE)
+    assert process.stderr
+    said = process.stderr.read().decode(errors="replace")
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.monotonic() - began
+    subprocess.run(["sync"], check=True)
+    durable, busy = time.monotonic() - began, _busy() - busy
+    if command[0] == "insmod":
+        subprocess.run(["rmmod", "lime"], check=True)
+    images = [path for path in OUT.parent.glob(f"{OUT.name}*") if path.suffix not in (".json", ".jsonl")]
+    return json.dumps(
+        {
+            "status": process.returncode,
+            "said": said[-2000:],
+            "seconds": seconds,
+            "durable": durable,
+            "processor": used.ru_utime + used.ru_stime,
+            "busy": busy,
+            "size": sum(path.stat().st_size for path in images),
+            "memory": used.ru_maxrss * 1024,
+        }
+    )
+
+
+def _read_files() -> None:
+    for top in READ:
+        for folder, _, names in os.walk(top):
+            for name in names:
+                path = Path(folder, name)
+                if path.is_file() and not path.is_symlink():
+                    with path.open("rb") as file, open(os.devnull, "wb") as nowhere:
+                        shutil.copyfileobj(file, nowhere, 1 << 20)
+
+
+def _hold(number: int, amount: int, told: int) -> None:
+    """Become a program that keeps the words of many files as objects; different files for each."""
+    words: list[str] = []
+    for path in sorted(Path(os.__file__).parent.rglob("*.py"))[number::HOLDERS] * 100:
+        words += path.read_text(errors="replace").split()
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        if resident > amount:
+            break
+    os.write(told, b"x")
+    while words:
+        signal.pause()
+
+
+def _busy() -> float:
+    """Seconds of processor time that anything on this machine has used so far."""
+    user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:])
+    return (user + nice + system + sum(rest[:2])) / os.sysconf("SC_CLK_TCK")
