@@ -257,6 +257,24 @@ def test_a_signature_that_is_asked_for_must_be_there(evidence: Evidence, verify:
     assert (found.status, found.results["signature"]) == (1, "FAILED")
 
 
+def test_a_manifest_that_could_not_be_signed_can_be_signed_later(verify: Verify, tmp_path: Path) -> None:
+    image, key = tmp_path / "web1.lime", tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-N", "open sesame", "-t", "ed25519", "-f", key], check=True)
+    (tmp_path / "machine").mkdir()
+    nobody_asked = {**os.environ, "SSH_ASKPASS": "/bin/false", "SSH_ASKPASS_REQUIRE": "force"}
+    status, out, err = acquire(make(tmp_path / "machine"), image, "--sign", key, env=nobody_asked)
+    assert (status, out.decode()) == (1, f"{image}\n")
+    assert (
+        f"{key}: the passphrase is wrong, or there was no terminal to ask for it; the manifest is not" in err
+    )
+    assert verify(image, "--signer", f"{key}.pub").results["signature"] == "FAILED"
+    subprocess.run(["ssh-keygen", "-q", "-p", "-P", "open sesame", "-N", "", "-f", key], check=True)
+    (later,) = [part for part in err.split("'") if part.startswith("ssh-keygen")]
+    command = later.replace("KEY", str(key)).replace("MANIFEST", f"{image}.json").split()
+    subprocess.run(command, check=True, capture_output=True)
+    assert verify(image, "--signer", f"{key}.pub").results["signature"] == "ok"
+
+
 def test_wrong_usage_is_told(evidence: Evidence, verify: Verify, tmp_path: Path) -> None:
     image = evidence.folder / "sealed.lime.zst.age"
     both = verify(image, "--signer", "a", "--allowed-signers", "b")

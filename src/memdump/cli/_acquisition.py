@@ -201,18 +201,30 @@ def _attach(args: argparse.Namespace, facts: Manifest, target: Destination) -> i
     """Put manifest and signature in their places; the image is there by now, whatever happens to them."""
     data = facts.to_json().encode()
     try:
-        attachments = {manifest.SUFFIX: data}
+        _put(args, target, manifest.SUFFIX, data)
         if args.sign:
-            attachments[sshsig.SUFFIX] = sshsig.sign(data, args.sign)
-        for suffix, content in attachments.items():
-            if args.manifest:
-                write_file(args.manifest + suffix[len(manifest.SUFFIX) :], content)
-            elif target.attaches:
-                target.attach(suffix, content)
+            _put(args, target, sshsig.SUFFIX, _sign(data, args.sign))
     except MemdumpError as error:
         _say(str(error))
         return _INCOMPLETE
     return 0
+
+
+def _put(args: argparse.Namespace, target: Destination, suffix: str, content: bytes) -> None:
+    if args.manifest:
+        write_file(args.manifest + suffix[len(manifest.SUFFIX) :], content)
+    elif target.attaches:
+        target.attach(suffix, content)
+
+
+def _sign(data: bytes, key: str) -> bytes:
+    if sshsig.wants_touch(key):
+        _say(f"{key}: touch the token to sign the manifest")
+    try:
+        return sshsig.sign(data, key)
+    except MemdumpError as error:
+        later = f"ssh-keygen -Y sign -n {sshsig.NAMESPACE} -f KEY MANIFEST"
+        raise MemdumpError(f"{error}; the manifest is not signed, which '{later}' makes up for") from None
 
 
 def _begin_custody(place: str, facts: Manifest) -> int:
