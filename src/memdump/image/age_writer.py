@@ -42,8 +42,9 @@ class AgeWriter:
         self._cipher = payload_cipher(file_key, nonce)
         self._threads = threads()
         self._pool = ThreadPoolExecutor(self._threads, "age")
-        self._sealing: deque[Future[list[bytes]]] = deque()
-        self._buffer = bytearray(BATCH * CHUNK)
+        self._sealing: deque[tuple[Future[list[bytes]], memoryview]] = deque()
+        self._spare: list[memoryview] = []
+        self._space = memoryview(bytearray(BATCH * CHUNK))
         self._filled = 0
         self._count = 0
         self._closed = False
@@ -55,10 +56,10 @@ class AgeWriter:
             raise ValueError("written to after its end")
         view = memoryview(data).cast("B")
         while view:
-            if self._filled == len(self._buffer):
+            if self._filled == len(self._space):
                 self._seal(final=False)
-            taken = min(len(self._buffer) - self._filled, len(view))
-            self._buffer[self._filled : self._filled + taken] = view[:taken]
+            taken = min(len(self._space) - self._filled, len(view))
+            self._space[self._filled : self._filled + taken] = view[:taken]
             self._filled += taken
             view = view[taken:]
 
@@ -71,19 +72,23 @@ class AgeWriter:
             self._pool.shutdown()
 
     def _seal(self, *, final: bool) -> None:
-        plain = memoryview(self._buffer)[: self._filled]
-        self._sealing.append(self._pool.submit(_encrypt, self._cipher, plain, self._count, final))
+        plain = self._space[: self._filled]
+        self._sealing.append(
+            (self._pool.submit(_encrypt, self._cipher, plain, self._count, final), self._space)
+        )
         self._count += BATCH
-        self._buffer = bytearray(BATCH * CHUNK)
-        self._filled = 0
         self._send(self._threads)
+        self._space = self._spare.pop() if self._spare else memoryview(bytearray(BATCH * CHUNK))
+        self._filled = 0
 
     def _send(self, most: int) -> None:
         """Write what is sealed, until no more than so many batches are on their way."""
         try:
             while len(self._sealing) > most:
-                for chunk in self._sealing.popleft().result():
+                sealed, space = self._sealing.popleft()
+                for chunk in sealed.result():
                     self._stream.write(chunk)
+                self._spare.append(space)
         except BaseException:
             # A gap would make all that follows worthless, and a last chunk behind it would hide that.
             self._closed = True
