@@ -75,7 +75,7 @@ def _take(folder: Path, rounds: int, memory: str) -> list[tuple[str, str]]:
     with boot.Guest(recipe, kernels.get(recipe.kernel), carried, folder / "console.log") as guest:
         guest.hear("ready")
         for name, order in taken:
-            status = guest.ask(f"acquire {name} --order {order}", "acquired")
+            status = guest.ask(f"acquire {name} --priority normal --order {order}", "acquired")
             print(f"{name}: status {status}", flush=True)
         guest.ask("end", "ended")
     disks.extract(carried, "/out", folder)

@@ -10,8 +10,8 @@ from typing import Any
 
 from tests.lab.inside import sockets
 
-WORKERS = 6
-PAUSE = 0.02
+WORKERS = 3
+PAUSE = 0.15
 """Seconds; without it an emulated machine would do nothing else."""
 PAGES = 64
 
