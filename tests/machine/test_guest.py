@@ -91,7 +91,7 @@ def test_the_ranges_are_the_system_ram_of_iomem(guest: Made, taken: Memory, reco
     ]
     assert [(start, start + size) for start, _, size in taken.parts] == whole_pages
     assert [(found.start, found.end) for found in record.ranges] == whole_pages
-    assert record.unreadable == []
+    assert record.unreadable == ()
     assert record.complete
 
 
@@ -116,9 +116,10 @@ def test_most_pages_are_what_qemu_saw(guest: Made, taken: Memory, seen: Memory) 
 
 def test_the_manifest_describes_image_and_guest(guest: Made, record: Manifest) -> None:
     digest = subprocess.run(["sha256sum", guest.lime_image], check=True, capture_output=True, text=True)
-    assert record.sha256 == digest.stdout.split()[0]
-    assert record.size == guest.lime_image.stat().st_size
-    assert record.file == guest.lime_image.name
+    assert record.written
+    assert record.stream.sha256 == record.written.sha256 == digest.stdout.split()[0]
+    assert record.stream.size == record.written.size == guest.lime_image.stat().st_size
+    assert record.written.name == guest.lime_image.name
     _, hostname, release, version, machine = guest.truth["machine"]["uname"]
     host = record.host
     assert (host.hostname, host.kernel_release) == (hostname, release)
