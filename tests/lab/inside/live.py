@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +91,7 @@ def _sshd() -> None:
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     (KEYS / "sshd_config").write_text(SSHD)
     subprocess.run(["/usr/sbin/sshd", "-f", str(KEYS / "sshd_config"), "-E", "/dev/console"], check=True)
+    while True:  # it goes into the background before it listens
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", 22)):
+            return
+        time.sleep(0.1)
