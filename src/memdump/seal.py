@@ -72,7 +72,7 @@ class Sealed:
 
                 stream = self._zstd = SeekableWriter(stream)
         except ImportError as error:
-            raise _not_installed(error) from None
+            raise not_installed(error) from None
         self._stream = stream
 
     def write(self, data: bytes | memoryview, /) -> None:
@@ -92,7 +92,7 @@ def _packing(encrypt: bool) -> Packing:
         import zstandard
         from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
     except ImportError as error:
-        raise _not_installed(error) from None
+        raise not_installed(error) from None
 
     compressor = zstandard.ZstdCompressor(level=_STAGED_LEVEL)
     decompressor = zstandard.ZstdDecompressor()
@@ -111,8 +111,9 @@ def _packing(encrypt: bool) -> Packing:
     return Packing(pack, unpack)
 
 
-def _not_installed(error: ImportError) -> UsageError:
+def not_installed(error: ImportError) -> UsageError:
+    """Say which library is missing, and how to do without."""
     return UsageError(
-        f"sealing an image needs {error.name!r}, which is not installed here: install memdump with pip, or"
+        f"sealing an image needs {error.name!r}, which is not here: install memdump with pip, or"
         " take the memory from a machine that has it (--source ssh:HOST there, or memdump receive)"
     )

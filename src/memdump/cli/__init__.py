@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,11 @@ def _run(arguments: list[str]) -> int:
     name, *rest = arguments
     if name not in COMMANDS:
         raise UsageError(f"there is no command {name!r}{_suggestion(name)}; 'memdump --help' lists them")
+    if not _is_here(name):
+        raise UsageError(
+            f"{name!r} is not in this copy of memdump, which only acquires; use the whole memdump for it, on"
+            " another machine"
+        )
     if name != "shell":
         # drgn's plugins are commands for its prompt; to load them takes longer than to open an image.
         os.environ.setdefault("DRGN_DISABLE_PLUGINS", "*")
@@ -111,8 +117,13 @@ def _run_without_command(arguments: list[str]) -> int:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<10}{_load(name).SUMMARY}" for name in COMMANDS]
+    lines = [f"  {name:<10}{_load(name).SUMMARY}" for name in COMMANDS if _is_here(name)]
     return "\n".join(["commands:", *lines, "", "'memdump COMMAND --help' says more, with an example."])
+
+
+def _is_here(name: str) -> bool:
+    """Whether this copy has the command: one made by machine/bundle.py has those that acquire."""
+    return importlib.util.find_spec(f"memdump.cli.{name}") is not None
 
 
 def _load(name: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memdump.errors import UsageError
-from memdump.seal import COMPRESSED, ENCRYPTED, Sealing
+from memdump.seal import COMPRESSED, ENCRYPTED, Sealing, not_installed
 
 if TYPE_CHECKING:
     import argparse
@@ -52,7 +52,7 @@ def choose(args: argparse.Namespace, name: str) -> Sealing:
 def named(name: str, sealing: Sealing) -> str:
     """Give the name that tells what is inside: ``web1.lime`` becomes ``web1.lime.zst.age``."""
     for suffix in (ENCRYPTED, COMPRESSED):
-        name = name.removesuffix(suffix)
+        name = name[: -len(suffix)] if name.endswith(suffix) else name  # noqa: FURB188 (Python 3.8)
     return name + sealing.suffix
 
 
@@ -74,7 +74,10 @@ def _recipients(args: argparse.Namespace) -> tuple[Any, ...]:
     words = args.recipient or ([] if args.no_encrypt else _configured())
     if not words:
         return ()
-    from memdump.image.age_files import parse_recipients
+    try:
+        from memdump.image.age_files import parse_recipients
+    except ImportError as error:
+        raise not_installed(error) from None
 
     return tuple(parse_recipients(words))
 
@@ -90,7 +93,10 @@ def _configured() -> list[str]:
 def _passphrase() -> Any:
     import getpass
 
-    from memdump.image.age_keys import Passphrase
+    try:
+        from memdump.image.age_keys import Passphrase
+    except ImportError as error:
+        raise not_installed(error) from None
 
     if not sys.stdin or not sys.stdin.isatty():
         raise UsageError("--passphrase asks on a terminal, and there is none: encrypt with --recipient KEY")
