@@ -52,16 +52,17 @@ def _ebpf() -> Source:
     return EbpfSource()
 
 
-def _qemu(path: str, options: Options) -> Source:
+def _qemu(path: str, options: Options) -> Chosen:
     from memdump.machine.qemu import QemuSource
 
-    return QemuSource(path, live=options.live)
+    return Chosen(QemuSource(path, live=options.live), [])
 
 
-def _ssh(host: str, options: Options) -> Source:
+def _ssh(host: str, options: Options) -> Chosen:
     from memdump.machine.ssh import SshSource
 
-    return SshSource(host, sudo=options.sudo or None, options=options.ssh_options)
+    source = SshSource(host, sudo=options.sudo or None, options=options.ssh_options)
+    return Chosen(source, source.refused)
 
 
 _HERE: Dict[str, Callable[[], Source]] = {"kcore": _kcore, "crash": _crash, "devmem": _devmem, "ebpf": _ebpf}
@@ -72,7 +73,7 @@ crash and devmem are files too, opened and read and nothing else.  ebpf brings p
 takes a little memory and may be logged, and has to find out where the kernel maps the memory.
 """
 
-_ELSEWHERE: Dict[str, Callable[[str, Options], Source]] = {"qemu": _qemu, "ssh": _ssh}
+_ELSEWHERE: Dict[str, Callable[[str, Options], Chosen]] = {"qemu": _qemu, "ssh": _ssh}
 _ARGUMENTS = {"qemu": "SOCKET", "ssh": "[USER@]HOST"}
 
 NAMES = tuple(_HERE)
@@ -90,7 +91,7 @@ def open_source(name: str = "auto", options: Options = Options()) -> Chosen:  # 
         return Chosen(_HERE[name](), [])
     kind, _, argument = name.partition(":")
     if kind in _ELSEWHERE and argument:
-        return Chosen(_ELSEWHERE[kind](argument, options), [])
+        return _ELSEWHERE[kind](argument, options)
     known = [*NAMES, *(f"{kind}:{what}" for kind, what in _ARGUMENTS.items())]
     raise UsageError(f"there is no source {name!r}; choose auto, or one of {', '.join(known)}")
 
