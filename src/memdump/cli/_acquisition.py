@@ -72,7 +72,7 @@ def plan(args: argparse.Namespace, source: Source, sealing: Sealing) -> Layout:
         layers=sealing.layers,
         size=size,
         exact=not sealing.layers and not args.skip,
-        attachments=_beside(args, path),
+        attachments=_beside(args),
         reserve=pieces.piece_size(ranges) + size // _TABLE_SHARE + _END,
         split=args.split,
         tls=args.tls,
@@ -83,10 +83,10 @@ def plan(args: argparse.Namespace, source: Source, sealing: Sealing) -> Layout:
     return Layout(out, str(path or destination.shown(out)), path, sealing, options)
 
 
-def _beside(args: argparse.Namespace, path: Path | None) -> tuple[str, ...]:
+def _beside(args: argparse.Namespace) -> tuple[str, ...]:
     """The suffixes of what is put beside the image."""
     manifests = () if args.manifest else (manifest.SUFFIX, *((sshsig.SUFFIX,) if args.sign else ()))
-    return (*manifests, *((custody.SUFFIX,) if path else ()))
+    return (*manifests, custody.SUFFIX)
 
 
 def check_room(layout: Layout, source: Source) -> None:
@@ -145,9 +145,7 @@ def take(
     written = Written(name, size, sha256, layout.sealing.layers)
     facts = record.closed(facts, written, failure)
     status = max(_report(facts), _attach(args, facts, target))
-    if layout.path is not None:
-        image = target.place if facts.complete else f"{target.place}.part"
-        status = max(status, _begin_custody(image, facts))
+    _begin_custody(layout, facts, written, target)
     if facts.complete and layout.out != "-":
         print(target.place)
     return status
@@ -227,14 +225,17 @@ def _sign(data: bytes, key: str) -> bytes:
         raise MemdumpError(f"{error}; the manifest is not signed, which '{later}' makes up for") from None
 
 
-def _begin_custody(place: str, facts: Manifest) -> int:
-    assert facts.written is not None
+def _begin_custody(layout: Layout, facts: Manifest, written: Written, target: Destination) -> None:
+    """Begin the record of custody; the image is as good without one, so a failure is only said."""
     try:
-        custody.append(place, "acquired", sha256=facts.written.sha256)
+        if layout.path is not None:
+            image = target.place if facts.complete else f"{target.place}.part"
+            custody.append(image, "acquired", sha256=written.sha256)
+        elif target.attaches:
+            subject = custody.Subject(written.name or layout.options.name, written.size, written.sha256)
+            target.attach(custody.SUFFIX, custody.first("acquired", subject))
     except MemdumpError as error:
         _say(str(error))
-        return _INCOMPLETE
-    return 0
 
 
 def _report(taken: Manifest) -> int:

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from typing import TextIO
+from typing import Optional, TextIO
 
 _WIDTH = 30
 _EVERY = 0.1
@@ -12,10 +12,10 @@ _EVERY = 0.1
 class Progress:
     """Draws on standard error, and only where that is a terminal."""
 
-    def __init__(self, total: int, file: TextIO = sys.stderr) -> None:
+    def __init__(self, total: int, file: Optional[TextIO] = None) -> None:
         """Expect ``total`` bytes."""
         self._total = max(total, 1)
-        self._file = file
+        self._file = file = file or sys.stderr
         self._shown = file.isatty() and os.environ.get("TERM") != "dumb"
         self._start = time.monotonic()
         self._next = self._start
