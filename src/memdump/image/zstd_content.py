@@ -23,6 +23,7 @@ from memdump.image.zstd_index import UNKNOWN, read_index
 from memdump.image.zstd_layout import CHECKSUM, SIGNATURE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from memdump.image.content import Content
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
 
 LARGEST_FRAME = 16 << 20
 """A larger frame takes too long for a read of a few bytes."""
-CACHE = 96 << 20
+CACHE = 64 << 20
+"""Bytes of frames that are kept: to touch fresh memory takes about as long as to decompress into it."""
 LONG = 1 << 20
 """A slice of this size is read once; to keep its frames would push out those that are read again."""
-SMALL = 64
-"""Packed bytes: a frame of so few is a pattern, mostly zeros, and many are equal."""
-PATTERNS = 16
+AT_ONCE = 512 << 10
+"""Bytes that a thread decompresses in one go."""
+NOWHERE = (0, -1, b"")
 
 
 class SeekableContent:
@@ -52,10 +54,9 @@ class SeekableContent:
         self._length = self._starts[-1]
         self._frames: OrderedDict[int, bytes] = OrderedDict()
         self._room = CACHE
-        self._patterns: dict[bytes, bytes] = {}
+        self._last = NOWHERE
         self._of_thread = threading.local()
         self._workers: ThreadPoolExecutor | None = None
-        self._last = (0, 0, b"")
 
     @property
     def metadata(self) -> bytes:
@@ -73,18 +74,18 @@ class SeekableContent:
             return data[start - begin : stop - begin]
         if start >= stop:
             return b""
-        first, last = bisect_right(self._starts, start) - 1, bisect_right(self._starts, stop - 1) - 1
-        if first == last:
-            data, begin = self._frame(first), self._starts[first]
-            self._last = (begin, begin + len(data), data)
+        first = bisect_right(self._starts, start) - 1
+        begin, end = self._starts[first], self._starts[first + 1]
+        if stop <= end:
+            data = self._frame(first)
+            self._last = (begin, end, data)
             return data[start - begin : stop - begin]
-        frames = self._long(first, last) if stop - start >= LONG else map(self._frame, range(first, last + 1))
-        whole = b"".join(frames)
-        skip = start - self._starts[first]
-        return whole if len(whole) == stop - start else whole[skip : skip + stop - start]
+        numbers = range(first, bisect_right(self._starts, stop - 1))
+        whole = b"".join(self._long(numbers) if stop - start >= LONG else map(self._frame, numbers))
+        return whole[start - begin : stop - begin]
 
     def _frame(self, number: int) -> bytes:
-        """A frame from the cache, or into it."""
+        """Give a frame, from the cache or into it."""
         data = self._frames.get(number)
         if data is not None:
             self._frames.move_to_end(number)
@@ -96,15 +97,19 @@ class SeekableContent:
             self._room += len(self._frames.popitem(last=False)[1])
         return data
 
-    def _long(self, first: int, last: int) -> list[bytes]:
-        """Many frames at once, on all cores."""
+    def _long(self, numbers: range) -> Iterator[bytes]:
+        """Give many frames, decompressed on all cores, without keeping them."""
         if self._workers is None:
             self._workers = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "unzstd")
-        results = []
-        for number in range(first, last + 1):
-            data = self._frames.get(number)
-            results.append(data or self._workers.submit(self._unpack, number, self._packed(number)))
-        return [found if isinstance(found, bytes) else found.result() for found in results]
+        size = max(1, AT_ONCE // self._index.sizes[numbers[0]])
+        runs = [numbers[at : at + size] for at in range(0, len(numbers), size)]
+        # What is below is read in this thread; only what zstd does can go on beside it.
+        results = [self._workers.submit(self._unpack_all, run, list(map(self._packed, run))) for run in runs]
+        for result in results:
+            yield from result.result()
+
+    def _unpack_all(self, numbers: range, packed: list[bytes]) -> list[bytes]:
+        return list(map(self._unpack, numbers, packed))
 
     def _packed(self, number: int) -> bytes:
         offset = self._index.offsets[number]
@@ -115,10 +120,7 @@ class SeekableContent:
 
     def _unpack(self, number: int, packed: bytes) -> bytes:
         """Decompress a frame; raises `Damaged` unless all of it agrees with what the index says."""
-        pattern = self._patterns.get(packed) if len(packed) <= SMALL else None
         size = self._index.sizes[number]
-        if pattern is not None and len(pattern) == size:
-            return pattern
         checksums = self._index.checksums
         try:
             # Before anything is decompressed: the library takes as much memory as a frame says.
@@ -136,9 +138,7 @@ class SeekableContent:
             raise self._damaged(number) from None
         if len(data) != size:
             raise self._damaged(number)
-        if len(packed) <= SMALL and len(self._patterns) < PATTERNS:
-            self._patterns[packed] = data
-        return bytes(data)
+        return data
 
     def _decompressor(self) -> zstandard.ZstdDecompressor:
         found: zstandard.ZstdDecompressor | None = getattr(self._of_thread, "decompressor", None)
@@ -151,9 +151,8 @@ class SeekableContent:
 
     def close(self) -> None:
         """Forget what was decompressed and close the file."""
-        self._last = (0, 0, b"")
+        self._last = NOWHERE
         self._frames.clear()
-        self._patterns.clear()
         if self._workers is not None:
             self._workers.shutdown(cancel_futures=True)
             self._workers = None

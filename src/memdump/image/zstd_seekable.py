@@ -31,17 +31,19 @@ if TYPE_CHECKING:
     from memdump.machine.pipeline import Stream
 
 LEVEL = 1
-FRAME = 256 << 10
-"""Bytes in a frame: a read decompresses at least so many, and larger ones pack hardly better."""
+FRAME = 64 << 10
+"""Bytes in a frame: the least that a read decompresses; with larger ones a file is hardly smaller."""
 LARGEST_FRAME = 4 << 20
-GROW = 1 << 18
+GROW = 1 << 17
 """After so many frames they become twice as large, so that the table of a terabyte takes a few megabytes."""
 
+_AT_ONCE = 512 << 10
+"""Bytes that a thread compresses in one go."""
 _IN_FLIGHT = 16 << 20
 """Bytes of memory that wait to be compressed; with them the packed ones and the compressors' own memory."""
 _MOST_THREADS = 8
 """More are faster than any disk, and each takes memory."""
-_AT_ONCE = 1 << 20
+_PASSED_ON = 1 << 20
 """Packed bytes that are passed on together."""
 
 
@@ -58,18 +60,18 @@ class SeekableWriter:
         self._level = level
         self._workers = ThreadPoolExecutor(threads or min(_cores(), _MOST_THREADS), "zstd")
         self._of_thread = threading.local()
-        self._pending: deque[tuple[bytearray, int, Future[bytes]]] = deque()
+        self._pending: deque[tuple[bytearray, Future[list[tuple[bytes, int]]]]] = deque()
         self._packed = bytearray()
         self._table = array("I")
         self._set_frame(frame)
 
     def _set_frame(self, size: int) -> None:
         self._frame = size
-        self._zeros = bytearray(size)
-        self._packed_zeros: Future[bytes] = Future()
-        self._packed_zeros.set_result(self._compress(self._zeros))
+        zeros = bytearray(size)
+        self._blank = zeros, self._compressor().compress(zeros)
+        self._batch = max(_AT_ONCE // size, 1) * size
         self._free: list[bytearray] = []
-        self._buffer = bytearray(size)
+        self._buffer = bytearray(self._batch)
         self._filled = 0
         self._left = GROW
 
@@ -77,12 +79,12 @@ class SeekableWriter:
         """Take all of ``data``; raises what the stream behind raises."""
         view = memoryview(data).cast("B")
         while view:
-            part = view[: self._frame - self._filled]
+            part = view[: self._batch - self._filled]
             end = self._filled + len(part)
             self._buffer[self._filled : end] = part
             self._filled = end
             view = view[len(part) :]
-            if end == self._frame:
+            if end == self._batch:
                 self._submit()
 
     def close(self, metadata: bytes = b"") -> None:
@@ -96,40 +98,38 @@ class SeekableWriter:
         self._pass_on(0)
         self._workers.shutdown()
         if metadata:
-            packed = _skippable(METADATA_MAGIC, METADATA_TAG + metadata)
-            self._append(packed, 0, CHECKSUM_OF_NOTHING)
+            content = METADATA_TAG + metadata
+            self._append(SKIPPABLE.pack(METADATA_MAGIC, len(content)) + content, 0, CHECKSUM_OF_NOTHING)
         if sys.byteorder == "big":
             self._table.byteswap()
-        footer = FOOTER.pack(len(self._table) // 3, WITH_CHECKSUMS, FOOTER_MAGIC)
-        self._packed += _skippable(TABLE_MAGIC, self._table.tobytes() + footer)
+        table = memoryview(self._table).cast("B")
+        self._packed += SKIPPABLE.pack(TABLE_MAGIC, len(table) + FOOTER.size)
         self._flush()
+        self._stream.write(table)
+        self._stream.write(FOOTER.pack(len(self._table) // 3, WITH_CHECKSUMS, FOOTER_MAGIC))
 
     def _submit(self) -> None:
         """Have the buffer compressed, and go on with a free one."""
-        # Two arrays of bytes are compared as fast as memory can be read, and mostly differ at once.
-        if self._buffer == self._zeros:
-            self._pending.append((self._zeros, self._filled, self._packed_zeros))
-        else:
-            self._pending.append(
-                (self._buffer, self._filled, self._workers.submit(self._compress, self._buffer))
-            )
-            self._buffer = self._free.pop() if self._free else bytearray(self._frame)
-        self._filled = 0
-        self._left -= 1
-        if not self._left and self._frame < LARGEST_FRAME:
+        result = self._workers.submit(self._compress, self._buffer, self._frame)
+        self._pending.append((self._buffer, result))
+        self._left -= self._batch // self._frame
+        if self._left <= 0 and self._frame < LARGEST_FRAME:
             self._set_frame(2 * self._frame)
-        self._pass_on(_IN_FLIGHT // self._frame)
+        else:
+            self._buffer = self._free.pop() if self._free else bytearray(self._batch)
+            self._filled = 0
+        self._pass_on(_IN_FLIGHT // self._batch)
 
     def _pass_on(self, most: int) -> None:
-        """Take packed frames off the queue while they are done, or more than ``most`` wait."""
-        while self._pending and (len(self._pending) > most or self._pending[0][2].done()):
-            buffer, size, result = self._pending.popleft()
-            packed = result.result()
-            # A frame ends with the checksum that the table wants, too.
-            self._append(packed, size, int.from_bytes(packed[-CHECKSUM:], "little"))
-            if len(buffer) == self._frame and buffer is not self._zeros:
+        """Take what is packed off the queue while it is done, or more than ``most`` wait."""
+        while self._pending and (len(self._pending) > most or self._pending[0][1].done()):
+            buffer, result = self._pending.popleft()
+            for packed, size in result.result():
+                # A frame ends with the checksum that the table wants, too.
+                self._append(packed, size, int.from_bytes(packed[-CHECKSUM:], "little"))
+            if len(buffer) == self._batch:
                 self._free.append(buffer)
-            if len(self._packed) >= _AT_ONCE:
+            if len(self._packed) >= _PASSED_ON:
                 self._flush()
 
     def _append(self, packed: bytes, size: int, checksum: int) -> None:
@@ -144,16 +144,25 @@ class SeekableWriter:
             raise
         self._packed.clear()
 
-    def _compress(self, data: bytearray) -> bytes:
-        compressor = getattr(self._of_thread, "compressor", None)
-        if compressor is None:
-            compressor = zstandard.ZstdCompressor(level=self._level, write_checksum=True)
-            self._of_thread.compressor = compressor
-        return bytes(compressor.compress(data))
+    def _compress(self, data: bytearray, frame: int) -> list[tuple[bytes, int]]:
+        """Make frames of a batch; gives each with the bytes that it stands for."""
+        compress = self._compressor().compress
+        zeros, packed_zeros = self._blank
+        frames = []
+        for start in range(0, len(data), frame):
+            part = memoryview(data)[start : start + frame]
+            # Arrays of bytes are compared as fast as memory can be read, and mostly differ at once.
+            packed = packed_zeros if zeros == part else compress(part)
+            frames.append((packed, len(part)))
+        return frames
 
-
-def _skippable(magic: int, content: bytes) -> bytes:
-    return SKIPPABLE.pack(magic, len(content)) + content
+    def _compressor(self) -> zstandard.ZstdCompressor:
+        """Give the compressor of this thread."""
+        found: zstandard.ZstdCompressor | None = getattr(self._of_thread, "compressor", None)
+        if found is None:
+            found = zstandard.ZstdCompressor(level=self._level, write_checksum=True)
+            self._of_thread.compressor = found
+        return found
 
 
 def _cores() -> int:
