@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import binascii
+import hmac
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from memdump.errors import MemdumpError, NotADump, NotPermitted, UsageError
 from memdump.image.age import AgeContent, AgeWriter, Passphrase, is_age, parse_recipients, wants_passphrase
 from memdump.image.age_chunks import payload_cipher
-from memdump.image.age_header import LARGEST, Stanza, encode_header
+from memdump.image.age_header import LARGEST, Stanza, encode_header, hkdf
 from memdump.image.age_keys import X25519Identity, X25519Recipient, x25519_public
 from memdump.image.age_ssh import ssh_identity
 from memdump.image.content import Damaged
@@ -188,11 +190,91 @@ def test_any_bytes_are_refused_in_one_line(garbage: bytes, keep: int) -> None:
     assert str(raised.value).startswith("evil.age: ")
 
 
+def test_armour_is_canonical() -> None:
+    """The bits behind the last byte are zeros: 0b01 in their place would make a second spelling."""
+    for size in range(3):
+        good = armoured(seal(bytes(size), [RECIPIENT]))
+        if b"==\n" in good:
+            last = good[good.index(b"==\n") - 1 :][:1]
+            bad = good.replace(last + b"==\n", bytes([last[0] + 1]) + b"==\n")
+            with pytest.raises(NotADump, match="base64"):
+                unseal(bad, [IDENTITY])
+
+
 def test_a_header_without_an_end_is_not_read_whole() -> None:
     sealed = Bytes(b"age-encryption.org/v1\n" + b"-> X\n\n" * 1_000_000)
     with pytest.raises(NotADump):
         AgeContent(sealed, [IDENTITY])
     assert sealed.read < 2 * LARGEST
+
+
+def headed(extra: bytes, mac: Callable[[bytes], bytes] = bytes) -> bytes:
+    """An empty file with more in its header, which its MAC covers: only the grammar can be against it."""
+    file_key, nonce = bytes(16), bytes(16)
+    text = b"age-encryption.org/v1\n" + RECIPIENT.wrap(file_key).encode() + extra + b"---"
+    spelt = base64.b64encode(hmac.digest(hkdf(file_key, b"", b"header"), text, "sha256"))
+    last_nonce = bytes(11) + b"\1"
+    sealed = payload_cipher(file_key, nonce).encrypt(last_nonce, b"", None)
+    return text + b" " + mac(spelt.rstrip(b"=")) + b"\n" + nonce + sealed
+
+
+GREASE = b"-> grease !~ x\n" + b"A" * 64 + b"\n" + b"AAAA\n"
+
+
+@pytest.mark.parametrize("extra", [b"", GREASE, b"-> a\n\n", GREASE + b"-> b\n" + b"A" * 64 + b"\n\n"])
+def test_what_is_not_for_us_is_passed_over(extra: bytes) -> None:
+    assert unseal(headed(extra), [IDENTITY]) == b""
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        b"-> two  spaces\n\n",
+        b"-> behind \n\n",
+        b"->\n\n",
+        b"-> \n\n",
+        b"->none\n\n",
+        b"->  in front\n\n",
+        b"-> carriage return\r\n\n",
+        b"-> control\x1f\n\n",
+        b"-> \xc3\xa9\n\n",
+        b"-> no body\n",
+        b"-> no end\n" + b"A" * 64 + b"\n",
+        b"-> too long\n" + b"A" * 68 + b"\n",
+        b"-> padded\nAA==\n",
+        b"-> not canonical\nAB\n",
+        b"-> one letter\nA\n",
+        b"-> space\nAA AA\n",
+        b"-> carriage return\nAAAA\r\n",
+        b"-> two short lines\nAA\nAA\n",
+        b"nonsense\n",
+        b"\n",
+    ],
+)
+def test_a_header_has_one_spelling(extra: bytes) -> None:
+    with pytest.raises(NotADump, match="damaged"):
+        unseal(headed(extra), [IDENTITY])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda mac: mac + b"=",
+        lambda mac: mac[:-1],
+        lambda mac: mac + b" ",
+        lambda mac: b" " + mac,
+        lambda mac: mac[:-1] + chr(mac[-1] + 1).encode(),  # the same bits, but for those that do not count
+        lambda mac: b"",
+    ],
+)
+def test_a_mac_has_one_spelling(change: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(NotADump, match="MAC is not written"):
+        unseal(headed(b"", change), [IDENTITY])
+
+
+def test_a_stanza_of_others_that_was_changed_is_noticed() -> None:
+    with pytest.raises(NotADump, match="changed since it was written"):
+        unseal(headed(GREASE).replace(b"grease", b"grEase"), [IDENTITY])
 
 
 def stanzas(*made: Stanza) -> Bytes:
@@ -253,7 +335,7 @@ def test_a_passphrase_stands_alone() -> None:
 
 def test_a_wrapped_key_of_another_length_is_refused() -> None:
     stanza = RECIPIENT.wrap(bytes(17))
-    with pytest.raises(NotADump):
+    with pytest.raises(NotADump, match="33 bytes"):
         unseal(stanzas(stanza), [IDENTITY])
 
 
