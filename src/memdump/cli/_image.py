@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 ENVIRONMENT = "MEMDUMP_IDENTITY"
 
 
-def add_arguments(parser: argparse.ArgumentParser, name: str = "image", metavar: str = "IMAGE") -> None:
+def add_arguments(parser: argparse.ArgumentParser, metavar: str = "IMAGE") -> None:
     """Declare the image and ``--identity``."""
     parser.add_argument(
-        name, metavar=metavar, help="the memory image, in any format, compressed and encrypted or not"
+        "image", metavar=metavar, help="the memory image, in any format, compressed and encrypted or not"
     )
     parser.add_argument(
         "--identity",

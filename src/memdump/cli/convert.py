@@ -1,4 +1,4 @@
-"""``memdump convert``: an image in another format."""
+"""``memdump convert``: an image in another format, compressed and encrypted or neither."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memdump.cli import _custody
+from memdump.cli import _image, _sealing
 from memdump.errors import MemdumpError, UsageError
 from memdump.image import open_image
+from memdump.image.copying import StreamTarget
 from memdump.machine.interrupt import Interrupt
 from memdump.machine.output import Output
 from memdump.machine.progress import Progress
 from memdump.report.text import visible
+from memdump.seal import COMPRESSED, ENCRYPTED, Sealing
 
 if TYPE_CHECKING:
     import argparse
 
     from memdump.image.base import Image
+    from memdump.image.copying import Target
 
-SUMMARY = "write an image in another format"
-EXAMPLE = "memdump convert web1.avml web1.core"
+SUMMARY = "write an image in another format, or sealed, or no longer sealed"
+EXAMPLE = "memdump convert web1.avml web1.lime.zst.age --recipient age1..."
 
 FORMATS = ("lime", "raw", "elf")
 SUFFIXES = {
@@ -37,30 +40,47 @@ INCOMPLETE = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    parser.add_argument("image", metavar="IN", help="the image, in any format that memdump reads")
-    parser.add_argument("out", metavar="OUT", help="the file to write; it must not exist")
+    _image.add_arguments(parser, "IN")
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        help=f"the file to write; it must not exist. {COMPRESSED} and {ENCRYPTED} at the end seal it",
+    )
     parser.add_argument(
         "--to",
         choices=FORMATS,
         help="LiME, raw with zeros between the ranges, or an ELF core for crash, drgn and gdb"
         f" (default: by the suffix of OUT: {' '.join(SUFFIXES)})",
     )
+    _sealing.add_arguments(parser.add_argument_group("how it is sealed"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert; 0 where all memory went over, 1 where the image is damaged."""
-    kind = args.to or _by_suffix(args.out)
-    if _same(Path(args.image), Path(args.out)):
-        raise UsageError(f"{args.out}: is the image itself; write to another file")
-    with open_image(args.image) as image:
-        with Output(args.out) as out:
-            _write(image, out, kind)
+    sealing = _sealed(args)
+    name = _sealing.named(args.out, sealing) if sealing.layers else args.out
+    kind = args.to or _by_suffix(name.removesuffix(sealing.suffix))
+    if _same(Path(args.image), Path(name)):
+        raise UsageError(f"{name}: is the image itself; write to another file")
+    with open_image(args.image, **_image.keys(args)) as image:
+        if any(layer.name == "age" for layer in image.layers):
+            _sealing.warn(sealing, name)
+        with Output(name) as out:
+            stream = sealing.upon(out)
+            _write(image, StreamTarget(stream, name) if sealing.layers else out, kind)
+            stream.close(image.metadata if image.format == kind == "lime" else b"")
             out.commit()
-        _custody.record(image, "converted", f"into {args.out}")
-        print(args.out)
+        print(name)
         for defect in image.defects:
             _say(f"{args.image}: {defect}")
         return INCOMPLETE if image.defects else 0
+
+
+def _sealed(args: argparse.Namespace) -> Sealing:
+    """Decide how to seal it: other than an acquisition, not unless something says so."""
+    if args.recipient or args.passphrase or args.out.endswith(ENCRYPTED):
+        return _sealing.choose(args, args.out)
+    return Sealing(args.compress or args.out.endswith(COMPRESSED))
 
 
 def _same(first: Path, second: Path) -> bool:
@@ -77,7 +97,7 @@ def _by_suffix(out: str) -> str:
     return SUFFIXES[suffix]
 
 
-def _write(image: Image, out: Output, kind: str) -> None:
+def _write(image: Image, out: Target, kind: str) -> None:
     shown = Progress(image.size)
     with Interrupt() as interrupt:
 

@@ -21,8 +21,7 @@ from memdump.image.elf import (
 
 if TYPE_CHECKING:
     from memdump.image.base import Image
-    from memdump.image.copying import Progress
-    from memdump.machine.output import Output
+    from memdump.image.copying import Progress, Target
 
 PAGE = 4096
 BIG_ENDIAN = ("s390x",)
@@ -36,7 +35,7 @@ HEADER_SIZE = 16 + HEADER.size
 
 def write_elf(
     image: Image,
-    out: Output,
+    out: Target,
     vmcoreinfo: bytes | None,
     direct_map: int | None = None,
     progress: Progress = unwatched,

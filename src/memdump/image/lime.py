@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from memdump.image.base import Image
     from memdump.image.content import Content
-    from memdump.image.copying import Progress
-    from memdump.machine.output import Output
+    from memdump.image.copying import Progress, Target
     from memdump.machine.source import Range
 
 SIGNATURE = MAGIC.to_bytes(4, "little")
@@ -70,7 +69,7 @@ def _segments(content: Content, defects: list[str]) -> list[Segment]:
     return segments
 
 
-def write_lime(image: Image, out: Output, progress: Progress = unwatched) -> None:
+def write_lime(image: Image, out: Target, progress: Progress = unwatched) -> None:
     """Write an image as LiME."""
 
     def head(found: Range) -> None:

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from memdump.image.base import Image
     from memdump.image.content import Content
-    from memdump.image.copying import Progress
-    from memdump.machine.output import Output
+    from memdump.image.copying import Progress, Target
     from memdump.machine.source import Range
 
 PAGE = 4096
@@ -43,7 +42,7 @@ class RawImage(MappedImage):
         super().__init__(path, content, [Segment(0, len(content), 0)], [])
 
 
-def write_raw(image: Image, out: Output, progress: Progress = unwatched) -> None:
+def write_raw(image: Image, out: Target, progress: Progress = unwatched) -> None:
     """Write an image padded; the gaps are holes in the file and take no room on the disk.
 
     Raises `UsageError` where the file would be absurdly large because the addresses lie far apart.
