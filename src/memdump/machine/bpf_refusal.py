@@ -23,8 +23,8 @@ class Process(NamedTuple):
     """Whether the kernel is locked down to confidentiality."""
     capabilities: Optional[int]
     """A bit each; None where they are not to be learnt."""
-    memory_limit: bool
-    """Whether the limit of locked memory is too low for a map, which a kernel before 5.11 counts."""
+    limited: bool
+    """Whether less memory can be locked than our maps take."""
 
 
 def explain(error: OSError) -> str:
@@ -46,7 +46,7 @@ def reason(error: OSError, process: Process, log: str = "") -> str:
     if _version(process.release) < (5, 10):
         return f"Linux 5.10 or later does, and this is {process.release}"
     if error.errno in (errno.EPERM, errno.EACCES):
-        if process.memory_limit and _version(process.release) < (5, 11):
+        if process.limited and _version(process.release) < (5, 11):
             return "the limit of locked memory is too low; raise it (ulimit -l unlimited)"
         return "it has the capabilities, so a container or a security module forbids it: run on the host"
     said = next((line for line in reversed(log.splitlines()) if line and not _STATISTICS.match(line)), "")
@@ -76,5 +76,5 @@ def this_process(status: str = "/proc/self/status") -> Process:
         release=os.uname().release,
         locked=lockdown.level() == "confidentiality",
         capabilities=int(found.group(1), 16) if found else None,
-        memory_limit=not bpf.lift_memory_limit(),
+        limited=not bpf.lift_memory_limit(),
     )

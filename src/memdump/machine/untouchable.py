@@ -47,13 +47,13 @@ def runs(address: int, size: int, page_size: int = host.PAGE_SIZE) -> Iterator[T
             start = behind
 
 
-def check(path: str = MEMINFO) -> None:
+def check() -> None:
     """Raise `NotPermitted` where memory was never accepted from the hypervisor (SEV-SNP, TDX).
 
     A guest that reads such memory is stopped; no flag of a page tells which it is.
     """
     try:
-        text = Path(path).read_text("ascii", "replace")
+        text = Path(MEMINFO).read_text("ascii", "replace")
     except OSError:
         return
     found = re.search(r"^Unaccepted: +([0-9]+) kB$", text, re.MULTILINE)

@@ -11,13 +11,13 @@ PATH = "/sys/kernel/vmcoreinfo"
 _LONGEST = 1 << 20
 
 
-def read(source: Source, path: str = PATH) -> Optional[str]:
+def read(source: Source) -> Optional[str]:
     """Read the text through a source of physical memory; None where the kernel does not say where it is.
 
     The file gives physical address and size in hex (kernel, ``kernel/ksysfs.c``).
     """
     try:
-        address, size = (int(word, 16) for word in Path(path).read_text("ascii", "replace").split())
+        address, size = (int(word, 16) for word in Path(PATH).read_text("ascii", "replace").split())
         note = bytearray(min(size, _LONGEST))
         source.read_into(address, memoryview(note))
     except (OSError, ValueError):
