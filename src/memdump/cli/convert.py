@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memdump.cli import _image, _sealing
+from memdump.cli import _custody, _image, _sealing
 from memdump.errors import MemdumpError, UsageError
 from memdump.image import open_image
 from memdump.image.copying import StreamTarget
@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
             _write(image, StreamTarget(stream, name) if sealing.layers else out, kind)
             stream.close(image.metadata if image.format == kind == "lime" else b"")
             out.commit()
+        _custody.record(image, "converted", f"into {name}")
         print(name)
         for defect in image.defects:
             _say(f"{args.image}: {defect}")

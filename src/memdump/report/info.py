@@ -9,9 +9,13 @@ from memdump.errors import MemdumpError
 from memdump.machine import custody, manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from memdump.dump import Dump
+    from memdump.machine.manifest import Manifest
+
+INSIDE = "inside the image"
+"""Where a manifest is that travels in a layer of the image."""
 
 MOST_RANGES = 12
 """So many ranges are listed for people; machines get all of them."""
@@ -25,11 +29,13 @@ def facts(dump: Dump) -> dict[str, Any]:
     return {
         "path": str(image.path),
         "format": image.format,
-        "file_size": image.path.stat().st_size,
+        "layers": [layer._asdict() for layer in image.layers],
+        "file_size": image.file_size,
         "memory_size": image.size,
         "ranges": [{"start": found.start, "size": found.size} for found in image.ranges],
         "defects": list(image.defects),
-        "manifest": _manifest(image.path),
+        "manifest": _beside(image.path),
+        "embedded_manifest": _embedded(image.metadata),
         "custody": _custody(image.path),
         "kernel": _kernel(dump),
     }
@@ -39,6 +45,8 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """The same for people: labels and values; a label is empty where a value goes on."""
     yield "image", f"{found['path']} ({size(found['file_size'])})"
     yield "format", found["format"]
+    for number, layer in enumerate(found["layers"]):
+        yield ("" if number else "in"), f"{layer['name']} ({layer['detail']})"
     ranges = found["ranges"]
     yield "memory", f"{size(found['memory_size'])} in {len(ranges)} range{'s' * (len(ranges) != 1)}"
     for span in ranges[:MOST_RANGES]:
@@ -46,7 +54,8 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if len(ranges) > MOST_RANGES:
         yield "", f"and {len(ranges) - MOST_RANGES} more: --format json lists them"
     yield from _kernel_lines(found["kernel"])
-    yield from _manifest_lines(found["manifest"])
+    yield from _manifest_lines(found["manifest"] or found["embedded_manifest"])
+    yield from _comparison(found["manifest"], found["embedded_manifest"])
     yield from _custody_lines(found["custody"])
     for number, defect in enumerate(found["defects"]):
         yield ("" if number else "defects"), defect
@@ -98,16 +107,24 @@ def _kernel_lines(kernel: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "", f"found by {kernel['found_by']}"
 
 
-def _manifest(image: Path) -> dict[str, Any] | None:
+def _beside(image: Path) -> dict[str, Any] | None:
     path = Path(manifest.path_of(str(image)))
     if not path.exists():
         return None
+    return _manifest(str(path), lambda: manifest.load(path))
+
+
+def _embedded(metadata: bytes) -> dict[str, Any] | None:
+    return _manifest(INSIDE, lambda: manifest.parse(metadata)) if metadata else None
+
+
+def _manifest(path: str, load: Callable[[], Manifest]) -> dict[str, Any]:
     try:
-        known = manifest.load(path)
+        known = load()
     except MemdumpError as error:
-        return {"path": str(path), "error": str(error)}
+        return {"path": path, "error": str(error)}
     return {
-        "path": str(path),
+        "path": path,
         "host": known.host.hostname,
         "boot_id": known.host.boot_id,
         "started": known.started.utc,
@@ -137,6 +154,18 @@ def _manifest_lines(known: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
     yield "", f"{whole}, {size(missing)} could not be read" if missing else whole
     for digest in dict.fromkeys(found["sha256"] for found in (known["written"], known["stream"]) if found):
         yield "", f"SHA-256 {digest}"
+
+
+def _comparison(beside: dict[str, Any] | None, inside: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """Say whether the manifest beside the image is that of the acquisition that is told of in the image."""
+    if beside is None or inside is None or "error" in beside:
+        return
+    if "error" in inside:
+        yield "", f"the one {INSIDE}: {inside['error']}"
+    elif any(beside[key] != inside[key] for key in ("host", "boot_id", "started", "stream")):
+        yield "", f"the one {INSIDE} is of another acquisition, on {inside['host']} at {inside['started']}"
+    else:
+        yield "", f"the one {INSIDE} says the same"
 
 
 def _custody(image: Path) -> dict[str, Any] | None:
