@@ -1,0 +1,1 @@
+"""The memory of one process, with the least pause; standard library only, Python 3.8."""

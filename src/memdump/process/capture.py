@@ -1,0 +1,345 @@
+"""What is taken of a process while it stands, and how it comes to run on."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from memdump.errors import MemdumpError
+from memdump.process import inject, maps, proc, ptrace
+from memdump.process.threads import Threads
+
+if TYPE_CHECKING:
+    import mmap
+
+    from memdump.process.architecture import Architecture
+    from memdump.process.threads import Standing
+
+FORK, FREEZE, LIVE = "fork", "freeze", "live"
+_CLONE_FS, _CLONE_FILES = 0x200, 0x400
+"""A copy of its own would hold files and sockets open that the process closes."""
+_CLOSE_RANGE_UNSHARE = 2
+_WNOHANG, _WALL = 1, 0x40000000
+_RSEQ_CS = 8
+"""Where in a thread's area the sequence stands that it executes."""
+
+
+class Wanted(NamedTuple):
+    """A process that is to be taken."""
+
+    pid: int
+    mode: str
+    early: tuple[tuple[int, int], ...] = ()
+    """Mappings, start and end, that no copy of the process will hold: they are read while it stands."""
+    early_shared: bool = True
+    """Whether shared mappings are, too."""
+
+
+class Thread(NamedTuple):
+    """A thread as it stood."""
+
+    tid: int
+    registers: bytes
+    more: tuple[tuple[int, str, bytes], ...]
+    """The other sets: type and owner of the note, content."""
+    information: bytes
+    """The ``siginfo_t`` of what had stopped it; zeros where it was running."""
+    signal: int
+    blocked: int
+    """Signals, as bits."""
+
+
+class Early(NamedTuple):
+    """A mapping that was read while the process stood."""
+
+    start: int
+    size: int
+    at: int
+    """Where in the buffer."""
+
+
+class Captured(NamedTuple):
+    """A process at one instant."""
+
+    pid: int
+    mode: str
+    """The one that it came to."""
+    reason: str | None
+    """Why it is not the one that was asked for."""
+    threads: tuple[Thread, ...]
+    maps: bytes
+    auxv: bytes
+    stat: proc.Stat
+    child: int | None
+    """The process that holds the copy, in ``fork`` mode."""
+    early: tuple[Early, ...]
+    pause: int
+    """Nanoseconds for which it stood; in ``freeze`` mode it still does."""
+
+
+class Gone(MemdumpError):
+    """The process ended."""
+
+
+class Capture:
+    """One process, from before its stop until nothing of memdump is left in it."""
+
+    def __init__(self, wanted: Wanted, architecture: Architecture) -> None:
+        self.pid = wanted.pid
+        self._wanted = wanted
+        self._architecture = architecture
+        self._threads = Threads(wanted.pid, architecture)
+        self._child: int | None = None
+        self._at: int | None = None
+        self._mode = wanted.mode
+        self._reason: str | None = None
+        self.pauses: list[int] = []
+        """Nanoseconds, each time that it stood."""
+        self._since = 0
+
+    # Before the stop.
+
+    def attach(self) -> None:
+        """Attach to all threads, which run on."""
+        while self._threads.seize():
+            pass
+
+    # The stop.
+
+    def stop(self) -> None:
+        """Ask all threads to stop."""
+        self._since = time.monotonic_ns()
+        self._threads.interrupt()
+
+    def take(self, buffer: mmap.mmap, used: int) -> _Taken:
+        """Wait until they stand, and take what there is to take; ``used`` bytes of the buffer are taken."""
+        self._threads.settle()
+        if not self._threads.standing:
+            raise Gone(f"process {self._wanted.pid} has ended")
+        first = self._first()
+        taken = _Taken(
+            threads=tuple(self._thread(tid, found) for tid, found in self._in_order()),
+            maps=proc.read(first, "maps"),
+            auxv=proc.read(first, "auxv"),
+            stat=proc.stat(self._wanted.pid),
+            early=(),
+        )
+        if self._mode != FORK:
+            return taken
+        memory = os.open(f"/proc/{first}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            mappings = maps.parse(taken.maps)
+            self._at = inject.find_instruction(mappings, memory, self._architecture)
+            early = _read_early(self._wanted, mappings, memory, buffer, used)
+        finally:
+            os.close(memory)
+        return taken._replace(early=early)
+
+    def _first(self) -> int:
+        return next(tid for tid, _ in self._in_order())
+
+    def _in_order(self) -> list[tuple[int, Standing]]:
+        """Give the threads, the main one first: debuggers take the first for the one that matters."""
+        return sorted(self._threads.standing.items(), key=lambda one: (one[0] != self._wanted.pid, one[0]))
+
+    def _thread(self, tid: int, found: Standing) -> Thread:
+        more = []
+        for kind, owner in self._architecture.more:
+            with contextlib.suppress(OSError):  # a set that this processor has not
+                more.append((kind, owner, ptrace.registers(tid, kind)))
+        information = ptrace.signal_info(tid) if found.signal else bytes(ptrace.SIGINFO)
+        return Thread(tid, found.registers, tuple(more), information, found.signal, ptrace.blocked(tid))
+
+    def copy(self) -> None:
+        """In ``fork`` mode have the process make its copy; where it cannot, the mode becomes ``freeze``."""
+        if self._mode != FORK:
+            return
+        tid = self._suitable()
+        if self._at is None or tid is None:
+            what = "no instruction for system calls" if self._at is None else "no thread outside of a sequence"
+            self._freeze(f"it has {what} to be borrowed")
+            return
+        returned = inject.call(tid, self._architecture, self._at, "clone", [_CLONE_FS | _CLONE_FILES])
+        self._child = returned.child
+        if returned.child is None:
+            self._freeze(_why_no_copy(-returned.result))
+
+    def _freeze(self, reason: str) -> None:
+        self._mode, self._reason = FREEZE, reason
+
+    def _suitable(self) -> int | None:
+        """Choose a thread to borrow: one inside a system call, or at least in no restartable sequence.
+
+        The kernel has a thread begin such a sequence anew that was moved to another processor in it; it would
+        not know that any more of one that was elsewhere meanwhile.
+        """
+        order = self._in_order()
+        for tid, found in order:
+            if self._architecture.in_call(found.registers):
+                return tid
+        return next((tid for tid, _ in order if not _in_sequence(tid)), None)
+
+    def go_on(self) -> None:
+        """Let the process run on, unless it is to stand while it is read."""
+        if self._mode != FREEZE:
+            self._release()
+
+    def _release(self) -> None:
+        if self._threads.standing:
+            self._threads.release()
+            self.pauses.append(time.monotonic_ns() - self._since)
+
+    def captured(self, taken: _Taken) -> Captured:
+        """Tell what was taken."""
+        return Captured(
+            pid=self._wanted.pid,
+            mode=self._mode,
+            reason=self._reason,
+            child=self._child,
+            pause=sum(self.pauses) or time.monotonic_ns() - self._since,
+            **taken._asdict(),
+        )
+
+    # After the stop.
+
+    def prepare_copy(self) -> None:
+        """Have the copy let go of all files, and be the first to be killed where memory is short."""
+        if self._child is None or self._at is None:
+            return
+        with contextlib.suppress(OSError), open(f"/proc/{self._child}/oom_score_adj", "w") as file:  # noqa: PTH123
+            file.write("1000")
+        with contextlib.suppress(OSError):
+            # It shared the files; with this it has a table of its own, with nothing in it.
+            inject.call(
+                self._child,
+                self._architecture,
+                self._at,
+                "close_range",
+                [0, 0xFFFFFFFF, _CLOSE_RANGE_UNSHARE],
+            )
+
+    @property
+    def child(self) -> int | None:
+        """The process that holds the copy."""
+        return self._child
+
+    def end(self) -> str | None:
+        """Leave nothing behind; gives what could not be done, if anything."""
+        self._release()
+        child, self._child = self._child, None
+        if child is None:
+            return None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        while not (ptrace.wait(child) or ptrace.Stop(ended=True)).ended:
+            pass
+        try:
+            return self._reap(child)
+        except (OSError, MemdumpError) as error:
+            return f"its copy {child} remains as a zombie until it ends ({error})"
+
+    def _reap(self, child: int) -> str | None:
+        """Have the process wait for its copy, which has ended: the kernel keeps it until then."""
+        if not _is_child(child, self._wanted.pid):
+            return None  # the process has ended, and whoever has inherited the copy reaps it
+        if proc.status(self._wanted.pid).number("Seccomp"):
+            return f"its copy {child} remains as a zombie until it ends: it has a seccomp filter now"
+        for tid in proc.threads(self._wanted.pid):
+            threads = Threads(self._wanted.pid, self._architecture)
+            threads.seize(tid)
+            since = time.monotonic_ns()
+            threads.interrupt()
+            try:
+                threads.settle_these()
+                if self._wait_in(threads, child):
+                    return None
+            finally:
+                threads.release()
+                self.pauses.append(time.monotonic_ns() - since)
+        return f"its copy {child} remains as a zombie until it ends: no thread could be stopped"
+
+    def _wait_in(self, threads: Threads, child: int) -> bool:
+        for tid, found in threads.standing.items():
+            if not self._architecture.in_call(found.registers) and _in_sequence(tid):
+                continue
+            memory = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                mappings = maps.parse(proc.read(tid, "maps"))
+                at = inject.find_instruction(mappings, memory, self._architecture)
+            finally:
+                os.close(memory)
+            if at is None:
+                continue
+            options = _WNOHANG | _WALL
+            returned = inject.call(tid, self._architecture, at, "wait4", [_in_its_namespace(child), 0, options])
+            return returned.result != 0
+        return False
+
+
+class _Taken(NamedTuple):
+    threads: tuple[Thread, ...]
+    maps: bytes
+    auxv: bytes
+    stat: proc.Stat
+    early: tuple[Early, ...]
+
+
+def _read_early(
+    wanted: Wanted, mappings: list[maps.Mapping], memory: int, buffer: mmap.mmap, used: int
+) -> tuple[Early, ...]:
+    """Read what no copy of the process will hold as it is now, as far as the buffer has room."""
+    early, found = set(wanted.early), []
+    for mapping in sorted(mappings, key=lambda one: one.size):
+        if not (mapping.shared and wanted.early_shared) and (mapping.start, mapping.end) not in early:
+            continue
+        if used + mapping.size > len(buffer):
+            break
+        view = memoryview(buffer)[used : used + mapping.size]
+        try:
+            if os.preadv(memory, [view], mapping.start) == mapping.size:
+                found.append(Early(mapping.start, mapping.size, used))
+                used += mapping.size
+        except OSError:  # of a device, perhaps; reading it later will tell
+            continue
+        finally:
+            view.release()
+    return tuple(found)
+
+
+def _in_sequence(tid: int) -> bool:
+    """Whether a thread is in a restartable sequence (kernel, ``include/uapi/linux/rseq.h``)."""
+    area = ptrace.rseq_area(tid)
+    if not area:
+        return False
+    memory = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(memory, 8, area + _RSEQ_CS) != bytes(8)
+    except OSError:
+        return True
+    finally:
+        os.close(memory)
+
+
+def _why_no_copy(number: int) -> str:
+    if number == errno.EAGAIN:
+        return "it may not have another process (RLIMIT_NPROC or the pids limit of its cgroup)"
+    if number == errno.ENOMEM:
+        return "the system does not commit its memory twice"
+    return f"it could not be copied: {os.strerror(number)}"
+
+
+def _is_child(child: int, pid: int) -> bool:
+    try:
+        return proc.stat(child).parent == pid
+    except (OSError, ValueError):
+        return False
+
+
+def _in_its_namespace(pid: int) -> int:
+    """Give a process's id as its parent knows it, which may live in a namespace of its own."""
+    words = proc.status(pid).fields.get("NSpid", str(pid)).split()
+    return int(words[-1])

@@ -1,0 +1,111 @@
+"""What ``/proc/PID`` says of a process (kernel, ``Documentation/filesystems/proc.rst``)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import NamedTuple
+
+_ROOT = "/proc"
+
+
+def read(pid: int, name: str) -> bytes:
+    """Read a file of ``/proc/PID`` whole; raises ``OSError``."""
+    file = os.open(f"{_ROOT}/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while True:
+            part = os.read(file, 1 << 18)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+    finally:
+        os.close(file)
+
+
+def read_or_nothing(pid: int, name: str) -> bytes:
+    """Read a file as `read` does; nothing where that fails."""
+    try:
+        return read(pid, name)
+    except OSError:
+        return b""
+
+
+def threads(pid: int) -> list[int]:
+    """Give the ids of the threads of a process, none where there is no such process."""
+    try:
+        return sorted(int(name) for name in os.listdir(f"{_ROOT}/{pid}/task"))  # noqa: PTH208
+    except OSError:
+        return []
+
+
+def all_pids() -> list[int]:
+    """Give the ids of all processes."""
+    return sorted(int(name) for name in os.listdir(_ROOT) if name.isdigit())  # noqa: PTH208
+
+
+class Status(NamedTuple):
+    """What is used of ``/proc/PID/status``."""
+
+    fields: dict[str, str]
+
+    def number(self, key: str, index: int = 0, base: int = 10) -> int:
+        """Give one of the numbers behind a key; 0 where the kernel does not tell it."""
+        words = self.fields.get(key, "").split()
+        return int(words[index], base) if index < len(words) else 0
+
+    @property
+    def state(self) -> str:
+        """The letter of the state: ``R``, ``S``, ``D``, ``T``, ``t``, ``Z``, ``X``."""
+        return self.fields.get("State", "?")[:1]
+
+
+def status(pid: int) -> Status:
+    """Read ``/proc/PID/status``; raises ``OSError``."""
+    text = read(pid, "status").decode("utf-8", "backslashreplace")
+    return Status(dict(line.split(":\t", 1) for line in text.split("\n") if ":\t" in line))
+
+
+class Stat(NamedTuple):
+    """What a core wants to know of ``/proc/PID/stat``."""
+
+    comm: bytes
+    state: str
+    parent: int
+    group: int
+    session: int
+    flags: int
+    nice: int
+    utime: int
+    """In ticks."""
+    stime: int
+    started: int
+    """Ticks after boot, which with the pid tells a process from all others."""
+
+
+def stat(pid: int) -> Stat:
+    """Read ``/proc/PID/stat``; raises ``OSError``."""
+    data = read(pid, "stat")
+    # The name may hold anything, parentheses and newlines too.
+    comm = data[data.index(b"(") + 1 : data.rindex(b")")]
+    rest = data[data.rindex(b")") + 2 :].decode("ascii").split()
+    numbers = [int(word) for word in rest[1:]]
+    return Stat(
+        comm=comm,
+        state=rest[0],
+        parent=numbers[0],
+        group=numbers[1],
+        session=numbers[2],
+        flags=numbers[5],
+        utime=numbers[10],
+        stime=numbers[11],
+        nice=numbers[15],
+        started=numbers[18],
+    )
+
+
+def comm(pid: int) -> str:
+    """Give the short name of a process, as far as there is one."""
+    with contextlib.suppress(OSError):
+        return stat(pid).comm.decode("utf-8", "backslashreplace")
+    return "?"

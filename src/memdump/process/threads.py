@@ -1,0 +1,159 @@
+"""Stopping all threads of a process, and letting them run again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from memdump.errors import MemdumpError, NotPermitted
+from memdump.process import proc, ptrace
+from memdump.process.architecture import NT_PRSTATUS
+
+if TYPE_CHECKING:
+    from memdump.process.architecture import Architecture
+
+_UNINTERRUPTIBLE = 0.1
+"""Seconds for which the others stand until a thread is given up that waits for a device."""
+_LONGEST = 2.0
+"""Seconds for which the others stand until a thread is given up that finds no free processor."""
+_SPINS = 200
+_NAP = 50e-6
+
+
+class Busy(MemdumpError):
+    """A thread cannot be stopped now."""
+
+
+class Standing(NamedTuple):
+    """A thread that was stopped."""
+
+    registers: bytes
+    """As ``NT_PRSTATUS`` has them, before anything was corrected in them."""
+    signal: int
+    """The signal that had stopped the whole process before; 0 where it was running."""
+
+
+class Threads:
+    """The threads of one process."""
+
+    def __init__(self, pid: int, architecture: Architecture) -> None:
+        self.pid = pid
+        self.standing: dict[int, Standing] = {}
+        self._architecture = architecture
+        self._moving: set[int] = set()
+        self._ended: set[int] = set()
+
+    def seize(self, only: int | None = None) -> bool:
+        """Attach to the threads that are not attached yet, all of which run on; whether there were any.
+
+        Raises `NotPermitted`.
+        """
+        known = self._moving | self.standing.keys() | self._ended
+        tids = proc.threads(self.pid) if only is None else [only]
+        new = [tid for tid in tids if tid not in known]
+        for tid in new:
+            try:
+                ptrace.seize(tid)
+            except ProcessLookupError:
+                self._ended.add(tid)
+            except PermissionError:
+                self._not_permitted(tid)
+            else:
+                self._moving.add(tid)
+        return bool(new)
+
+    def _not_permitted(self, tid: int) -> None:
+        """Tell a thread that has ended from one that may not be attached to."""
+        try:
+            found = proc.status(tid)
+        except OSError:
+            found = proc.Status({"State": "X"})
+        if found.state in "ZX":
+            self._ended.add(tid)
+            return
+        tracer = found.number("TracerPid")
+        if tracer:
+            raise NotPermitted(
+                f"process {self.pid} is traced by process {tracer} ({proc.comm(tracer)}) already, and only one"
+                " can trace it; end that one first"
+            )
+        raise NotPermitted(f"process {self.pid} must not be traced from here")
+
+    def interrupt(self) -> None:
+        """Ask all to stop; `settle` waits until they have."""
+        for tid in list(self._moving):
+            self._interrupt(tid)
+
+    def _interrupt(self, tid: int) -> None:
+        try:
+            ptrace.interrupt(tid)
+        except ProcessLookupError:
+            self._moving.discard(tid)
+            self._ended.add(tid)
+
+    def settle(self) -> None:
+        """Wait until all stand, those that were begun meanwhile included; raises `Busy`."""
+        start = time.monotonic()
+        while self._moving or self.seize():
+            new = set(self._moving)
+            for tid in new:
+                self._interrupt(tid)
+            while self._moving:
+                self._wait_for_one(start)
+
+    def settle_these(self) -> None:
+        """Wait until those stand that were asked to; raises `Busy`."""
+        start = time.monotonic()
+        while self._moving:
+            self._wait_for_one(start)
+
+    def _wait_for_one(self, start: float) -> None:
+        tid = min(self._moving)
+        for turn in range(1 << 30):
+            stop = ptrace.wait(tid, now=True)
+            if stop is not None:
+                self._stopped(tid, stop)
+                return
+            if turn < _SPINS:
+                os.sched_yield()
+            else:
+                time.sleep(_NAP)
+                self._give_up(tid, time.monotonic() - start)
+
+    def _stopped(self, tid: int, stop: ptrace.Stop) -> None:
+        if stop.ended:
+            self._moving.discard(tid)
+            self._ended.add(tid)
+        elif not stop.for_us:
+            # It stands for a signal, which goes its way; right behind it the thread stops for us.
+            with contextlib.suppress(ProcessLookupError):
+                ptrace.cont(tid, stop.signal if not stop.event else 0)
+        else:
+            self._moving.discard(tid)
+            with contextlib.suppress(ProcessLookupError):
+                self.standing[tid] = self._correct(tid, stop)
+
+    def _correct(self, tid: int, stop: ptrace.Stop) -> Standing:
+        registers = ptrace.registers(tid, NT_PRSTATUS)
+        corrected = self._architecture.uninterrupted(registers)
+        if corrected is not None:
+            ptrace.set_registers(tid, NT_PRSTATUS, corrected)
+        return Standing(registers, 0 if stop.signal == ptrace.SIGTRAP else stop.signal)
+
+    def _give_up(self, tid: int, seconds: float) -> None:
+        if seconds < _UNINTERRUPTIBLE:
+            return
+        with contextlib.suppress(OSError):
+            waiting = proc.stat(tid).state == "D"
+            if waiting or seconds > _LONGEST:
+                what = "waits for a device and cannot" if waiting else "does not"
+                raise Busy(f"thread {tid} of process {self.pid} {what} stop; the process runs on: try again")
+
+    def release(self) -> None:
+        """Let all that stand run on, and leave them alone."""
+        for tid in self.standing:
+            with contextlib.suppress(ProcessLookupError):
+                ptrace.detach(tid)
+        self.standing.clear()
