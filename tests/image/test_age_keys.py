@@ -60,6 +60,40 @@ def test_bech32_gives_back_what_it_took(kind: str, data: bytes) -> None:
     assert bech32.decode(bech32.encode(kind, data)) == (kind, data)
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("A12UEL5L", 0),
+        ("abcdef1qpzry9x8gf2tvdw0s3jn54khce6mua7lmqqqxw", 20),
+        ("11qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqc8247j", 51),
+        ("split1checkupstagehandshakeupstreamerranterredcaperred2y9e3w", 30),
+    ],
+)
+def test_what_the_specification_of_bech32_gives(text: str, size: int) -> None:
+    kind, data = bech32.decode(text)
+    assert kind == text.rpartition("1")[0]
+    assert len(data) == size
+    assert bech32.encode(kind, data) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tb1qrp33g0q5c5txsp9arysrx4k6zdkfs4nce4xj0gdcccefvpysxf3pjxtptv",  # a bit is left over and set
+        "pzry9x0s0muk",
+        "1pzry9x0s0muk",
+        "x1b4n0q5v",
+        "li1dgmt3",
+        "A1G7SGD8",
+        "10a06t8",
+        "a12UEL5L",
+    ],
+)
+def test_what_the_specification_of_bech32_refuses(text: str) -> None:
+    with pytest.raises(ValueError, match="it"):
+        bech32.decode(text)
+
+
 @given(st.integers(0, len(PUBLIC) - 1), st.sampled_from("qpzry9x8gf2tvdw0s3jn54khce6mua7lbio1A~\u212a é"))
 def test_a_mistyped_letter_is_noticed(at: int, letter: str) -> None:
     typed = PUBLIC[:at] + letter + PUBLIC[at + 1 :]

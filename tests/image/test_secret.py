@@ -111,3 +111,20 @@ def test_with_a_limit_nothing_is_locked_and_memory_can_be_had(limit: int) -> Non
     )
     assert found[0] == 0
     assert "may be swapped" in found[1][0]
+
+
+def test_with_a_limit_that_is_not_reached_yet_nothing_is_locked_either() -> None:
+    """Later allocations would reach it.  Limits like that cannot be had everywhere, so the kernel is a stand-in."""
+    called = run(
+        """
+        called = []
+        class Kernel:
+            def __getattr__(self, name):
+                return lambda *words: called.append(name) or 0
+        secret._libc = Kernel
+        secret.protect_process()
+        print(json.dumps(called))
+        """,
+        without_right_to_lock(8 << 20),
+    )
+    assert called == ["prctl"]
