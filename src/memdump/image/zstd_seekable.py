@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 LEVEL = 1
 FRAME = 64 << 10
 """Bytes in a frame: the least that a read decompresses; with larger ones a file is hardly smaller."""
-LARGEST_FRAME = 4 << 20
+LARGEST_FRAME = 2 << 20
 GROW = 1 << 17
 """After so many frames they become twice as large, so that the table of a terabyte takes a few megabytes."""
 
 _AT_ONCE = 512 << 10
 """Bytes that a thread compresses in one go."""
-_IN_FLIGHT = 16 << 20
+_IN_FLIGHT = 8 << 20
 """Bytes of memory that wait to be compressed; with them the packed ones and the compressors' own memory."""
 _MOST_THREADS = 8
 """More are faster than any disk, and each takes memory."""
