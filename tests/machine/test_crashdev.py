@@ -37,9 +37,11 @@ def test_no_read_goes_beyond_a_page_which_the_driver_refuses(
             done += len(buffer)
         return done
 
+    device.memory *= 3
+    device.iomem.write_text("00100000-00bfffff : System RAM\n")
     monkeypatch.setattr(os, "preadv", preadv)
     with contextlib.closing(CrashSource(str(device.path), str(device.iomem))) as source:
-        for address, size in ((0x100000, 0x300000), (0x100001, 0x1FFE), (0x1017FF, 1), (0x101FFF, 0x1002)):
+        for address, size in ((0x100000, 0xB00000), (0x100001, 0x1FFE), (0x1017FF, 1), (0x101FFF, 0x1002)):
             buffer = bytearray(size)
             source.read_into(address, memoryview(buffer))
             assert buffer == device.memory[address : address + size]

@@ -69,8 +69,8 @@ def near(task: int, ram: Sequence[Range]) -> Iterator[int]:
 
     To try them so touches nothing above the direct map, where devices are mapped; below it there is nothing.
     """
-    lowest = max(task - ram[-1].end + 1, 0)
-    for distance in range(-(-lowest // GRAIN) * GRAIN, task - ram[0].start + 1, GRAIN):
+    lowest = max(task - ram[-1].end, 0) // GRAIN * GRAIN
+    for distance in range(lowest, task - ram[0].start + 1, GRAIN):
         if any(found.start <= task - distance < found.end for found in ram):
             yield distance
 
