@@ -61,7 +61,7 @@ def test_the_sender_speaks_as_the_documentation_says() -> None:
         place.commit()
         place.attach(".json", b"{}\n")
     assert heard == [
-        (b"H", b'{"name": "web1.lime.zst", "layers": ["zstd"], "size": 7, "exact": false}'),
+        (b"H", b'{"name": "web1.lime.zst", "layers": ["zstd"], "size": 7, "exact": false, "reserve": 0}'),
         (b"C", digested(data)),
         (b"F", b".json\n{}\n"),
         (b"E", b""),

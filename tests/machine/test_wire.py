@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from memdump.errors import MemdumpError
 from memdump.machine import receiver, wire
 
-HELLO = json.dumps({"name": "a.lime", "layers": [], "size": 0, "exact": False}).encode()
+HELLO = json.dumps({"name": "a.lime", "layers": [], "size": 0, "exact": False, "reserve": 0}).encode()
 PAYLOADS = st.one_of(
     st.binary(max_size=40),
     st.just(HELLO),

@@ -27,8 +27,8 @@ _PATIENCE = 30.0
 """Seconds that a sender has to say who it is."""
 _FAREWELL = 5.0
 """Seconds that a sender has to hear why it failed."""
-_RESERVE = 64 << 20
-"""Bytes kept free where there are many: for what is on its way, and the end of the image, on a full disk."""
+_ON_ITS_WAY = 16 << 20
+"""Bytes that may be in the buffers of the network when the sender hears that the disk is full."""
 
 
 class Stranger(MemdumpError):
@@ -106,7 +106,7 @@ def _hello(line: wire.Wire) -> Optional[Dict[str, Any]]:
         if found != wire.MAGIC[:1] or line.receive_bytes(len(wire.MAGIC) - 1) != wire.MAGIC[1:]:
             raise wire.Broken(f"{line.peer}: is no memdump, or one of another age")
         kind, data = line.receive()
-        fields = wire.unpack(data, line.peer, name=str, layers=list, size=int, exact=bool)
+        fields = wire.unpack(data, line.peer, name=str, layers=list, size=int, exact=bool, reserve=int)
         if kind != wire.HELLO:
             raise wire.Broken(f"{line.peer}: sent what memdump does not understand")
     except wire.Broken as error:
@@ -125,8 +125,11 @@ def _open(hello: Dict[str, Any], target: Path) -> FileDestination:
     free, _ = room(path)
     if free is not None and hello["exact"] and hello["size"] > free:
         raise UsageError(f"there is room for {free >> 20} MiB and the image takes {hello['size'] >> 20}")
-    reserve = _RESERVE if free is None else min(_RESERVE, free // 8)
-    return FileDestination(path, Options(path.name, attachments=wire.SUFFIXES, reserve=reserve))
+    reserve: int = hello["reserve"] + _ON_ITS_WAY
+    if free is not None:
+        reserve = min(reserve, free // 2)
+    options = Options(path.name, size=hello["size"], attachments=wire.SUFFIXES, reserve=reserve)
+    return FileDestination(path, options)
 
 
 def _take(line: wire.Wire, place: FileDestination, progress: Callable[[int], None]) -> Received:

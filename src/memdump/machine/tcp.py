@@ -40,6 +40,7 @@ class TcpDestination(Destination):
             "layers": list(options.layers),
             "size": options.size,
             "exact": options.exact,
+            "reserve": options.reserve,
         }
         self._send(wire.HELLO, wire.pack(hello))
         name: str = wire.unpack(self._hear(wire.READY), self._peer, name=str)["name"]

@@ -17,7 +17,8 @@ MAGIC = b"memdump stream 1\n"
 HEADER = struct.Struct(">cI")
 
 HELLO = b"H"
-"""Sender, once: JSON with ``name``, ``layers`` (list of text), ``size`` (at most; 0 unknown), ``exact``."""
+"""Sender, once: JSON with ``name``, ``layers`` (list of text), ``size`` (at most; 0: unknown), ``exact`` (it
+is just that), ``reserve`` (what it may take to end early)."""
 DATA = b"D"
 COMMIT = b"C"
 """Sender: all is sent; JSON with ``size`` and ``sha256`` of all DATA."""
@@ -216,11 +217,16 @@ def pack(fields: Dict[str, Any]) -> bytes:
 
 
 def unpack(data: bytearray, peer: str, **types: Type[Any]) -> Dict[str, Any]:
-    """Read the JSON of a record and check the types of its fields; raises `Broken`."""
+    """Read the JSON of a record and check the types of its fields; raises `Broken`.
+
+    Numbers are sizes: neither negative nor larger than a file can be.
+    """
     try:
         fields = json.loads(data.decode())
-        if all(type(fields[name]) is kind for name, kind in types.items()):
-            return {name: fields[name] for name in types}
+        found = {name: fields[name] for name in types}
+        sound = all(type(found[name]) is kind for name, kind in types.items())
+        if sound and all(0 <= value < 1 << 63 for value in found.values() if type(value) is int):
+            return found
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise Broken(f"{peer}: sent what memdump does not understand")
