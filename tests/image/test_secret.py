@@ -114,7 +114,7 @@ def test_with_a_limit_nothing_is_locked_and_memory_can_be_had(limit: int) -> Non
 
 
 def test_with_a_limit_that_is_not_reached_yet_nothing_is_locked_either() -> None:
-    """Later allocations would reach it.  Limits like that cannot be had everywhere, so the kernel is a stand-in."""
+    """Later allocations would reach it.  No test can raise its limit, so the kernel is a stand-in."""
     called = run(
         """
         called = []
