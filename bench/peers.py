@@ -19,10 +19,12 @@ LIME = "lime-forensics-dkms"
 
 
 def avml() -> Path:
-    """AVML: the one on PATH, else built from its package for cargo."""
+    """AVML: the one on PATH, if it is new enough for ``avml acquire``, else built from its cargo package."""
     installed = shutil.which("avml")
     if installed:
-        return Path(installed)
+        asked = subprocess.run([installed, "acquire", "--help"], capture_output=True, check=False)
+        if not asked.returncode:
+            return Path(installed)
     target = cache.folder() / "peers" / "avml"
     with cache.locked(target):
         if not target.exists():

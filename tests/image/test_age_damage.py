@@ -352,9 +352,10 @@ def test_a_writer_whose_stream_fails_writes_no_end() -> None:
         room = 3_000_000
 
         def write(self, data: Any) -> int:
-            if self.tell() + len(data) > self.room:
+            taken = super().write(data[: max(self.room - self.tell(), 0)])  # as a disk does
+            if taken < len(data):
                 raise OSError("no space left")
-            return super().write(data)
+            return taken
 
     stream = Full()
     writer = AgeWriter(stream, [RECIPIENT])

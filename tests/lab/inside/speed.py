@@ -20,11 +20,12 @@ SHARE = 8
 """The programs together hold an eighth of all memory in objects of theirs."""
 HOLDERS = 4
 
+AVML = [str(ADDED / "avml"), "acquire", "--source", "/proc/kcore"]
 MEMDUMP = [sys.executable, "-m", "memdump", "acquire", "--no-encrypt"]
 RECIPIENT = ADDED / "recipient"
 COMMANDS = {
-    "avml": [str(ADDED / "avml"), f"{OUT}"],
-    "avml --compress": [str(ADDED / "avml"), "--compress", f"{OUT}"],
+    "avml": [*AVML, f"{OUT}"],
+    "avml --compress": [*AVML, "--compress", f"{OUT}"],
     # What takes LiME longer than its timeout it leaves out, and an emulated machine takes long.
     "lime": ["insmod", str(ADDED / "lime.ko"), f"path={OUT}", "format=lime", "timeout=0"],
 }
