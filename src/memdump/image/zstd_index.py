@@ -29,6 +29,8 @@ from memdump.image.zstd_layout import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from memdump.image.content import Content
 
 UNKNOWN = (1 << 64) - 1
@@ -166,20 +168,37 @@ def _frame(content: Content, offset: int) -> _Frame:
         if not start.startswith(SIGNATURE):
             raise zstandard.ZstdError
         header = zstandard.get_frame_parameters(start)
-        at = offset + zstandard.frame_header_size(start)
+        end = offset + zstandard.frame_header_size(start)
     except zstandard.ZstdError:
         return _Frame(offset, 0, 0, whole=False)
-    length, bound, last = len(content), 0, 0
+    bound, last = 0, False
+    for block in blocks(content, end):
+        bound += block.bound
+        end, last = block.end, block.last
+    end += CHECKSUM * header.has_checksum
+    if not last or end > len(content) or (header.content_size != UNKNOWN and header.content_size > bound):
+        return _Frame(min(end, len(content)), UNKNOWN, bound, whole=False)
+    return _Frame(end, header.content_size, min(header.content_size, bound), whole=True)
+
+
+class Block(NamedTuple):
+    """A part of a frame that is decompressed as one."""
+
+    end: int
+    """Where it ends in the file."""
+    bound: int
+    """What it gives at most."""
+    last: bool
+
+
+def blocks(content: Content, at: int) -> Iterator[Block]:
+    """Give the blocks of a frame from the first one at an offset, as far as they are whole and make sense."""
+    length, last = len(content), 0
     while not last:
-        block = content[at : at + 3]
-        fields = int.from_bytes(block, "little")
+        header = content[at : at + 3]
+        fields = int.from_bytes(header, "little")
         last, kind, size = fields & 1, fields >> 1 & 3, fields >> 3
-        following = at + 3 + (1 if kind == RLE else size)
-        if len(block) < 3 or kind == RESERVED_BLOCK or size > BLOCK or following > length:
-            return _Frame(at, UNKNOWN, bound, whole=False)
-        bound += BLOCK if kind > RLE else size
-        at = following
-    at += CHECKSUM * header.has_checksum
-    if at > length or (header.content_size != UNKNOWN and header.content_size > bound):
-        return _Frame(min(at, length), UNKNOWN, bound, whole=False)
-    return _Frame(at, header.content_size, min(header.content_size, bound), whole=True)
+        at += 3 + (1 if kind == RLE else size)
+        if len(header) < 3 or kind == RESERVED_BLOCK or size > BLOCK or at > length:
+            return
+        yield Block(at, BLOCK if kind > RLE else size, bool(last))

@@ -8,13 +8,13 @@ from __future__ import annotations
 import mmap
 import re
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import zstandard
 
 from memdump.errors import NotADump
 from memdump.image.content import Damaged
-from memdump.image.zstd_index import UNKNOWN
+from memdump.image.zstd_index import BLOCK, LARGEST_HEADER, UNKNOWN, blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 MAP_NORESERVE = 0x4000
 """The module ``mmap`` names it since Python 3.13; Linux gives it this value on all that memdump runs on."""
-STEP = 256 << 10
 PAGE = mmap.PAGESIZE
+ZEROS, ZERO_PAGE = bytes(BLOCK), bytes(PAGE)
 CHECK_EACH = 64 << 20
 """After so many bytes of memory it is asked whether there is more."""
 RESERVE = 512 << 20
@@ -45,24 +45,25 @@ def unpack_all(path: Path, content: Content, index: Index, defects: list[str]) -
     holes: list[tuple[int, int]] = []
     end = 0
     for offset, packed, size in zip(index.offsets, index.packed, index.sizes, strict=True):
-        start = end
+        start, why = end, None
         try:
             for part in _decompressed(content, offset, offset + packed):
                 room.put(end, part)
                 end += len(part)
-            why = "it ends early"
         except (zstandard.ZstdError, Damaged) as error:
-            why = str(error)
-            if size == UNKNOWN:
-                defects.append(f"damaged: the frame at offset {offset:#x}: {why}; what follows is left out")
-                break
-        if size not in (UNKNOWN, end - start):
+            why = error
+        if why is None and size in (UNKNOWN, end - start):
+            continue
+        if size == UNKNOWN:
+            defects.append(f"damaged: the frame at offset {offset:#x}: {why}; what follows is left out")
+            break
+        defects.append(f"damaged: the frame at offset {offset:#x}: {why or 'it ends early'}")
+        if end < start + size:
             holes.append((end, start + size))
-            defects.append(
-                f"damaged: {start + size - end} bytes of the frame at offset {offset:#x} are lost: {why}"
-            )
             end = start + size
     content.close()
+    if not end or holes == [(0, end)]:
+        raise NotADump(f"{path}: is a zstd file that cannot be read: {defects[-1]}")
     whole = room.end(end)
     return _Holed(whole, holes) if holes else whole
 
@@ -72,21 +73,20 @@ class _Room:
 
     def __init__(self, path: Path, most: int) -> None:
         self._path = path
-        self._zeros = bytearray(STEP)
         self._taken = CHECK_EACH
         try:
             self._map = mmap.mmap(-1, max(most, PAGE), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
         except (OSError, OverflowError):
             raise self._refused() from None
 
-    def put(self, at: int, data: bytearray) -> None:
+    def put(self, at: int, data: bytes) -> None:
         """Put bytes into their place; raises `NotADump` where there is no more memory."""
-        if data == self._zeros:
+        if data == ZEROS:
             return
         for begin in range(0, len(data), PAGE):
             page = data[begin : begin + PAGE]
-            if page.count(0) != len(page):
-                self._map[at + begin : at + begin + len(page)] = bytes(page)
+            if page != ZERO_PAGE:
+                self._map[at + begin : at + begin + len(page)] = page
                 self._taken += PAGE
         if self._taken >= CHECK_EACH:
             self._taken = 0
@@ -95,13 +95,10 @@ class _Room:
 
     def end(self, size: int) -> mmap.mmap:
         """Give the memory that was filled, up to ``size``."""
-        if not size:
-            raise NotADump(f"{self._path}: nothing is left of it that can be decompressed; take it again")
         self._map.resize(size)
         return self._map
 
     def _refused(self) -> NotADump:
-        self._map.close()
         return NotADump(
             f"{self._path}: is one large zstd frame, which must be in memory as a whole, and there is not"
             " enough of it: unpack it with `zstd -d`; `memdump convert` makes it one that is read in place"
@@ -130,29 +127,15 @@ class _Holed:
         self._whole.close()
 
 
-def _decompressed(content: Content, start: int, end: int) -> Iterator[bytearray]:
-    """Yield what a frame gives, in steps; the buffer is used again for the next one."""
-    decompressor = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW)
-    buffer = bytearray(STEP)
-    part = cast("IO[bytes]", _Part(content, start, end))
-    with decompressor.stream_reader(part, read_size=STEP) as reader:
-        while taken := reader.readinto(buffer):
-            yield buffer if taken == STEP else buffer[:taken]
-
-
-class _Part:
-    """A part of a content as a file."""
-
-    def __init__(self, content: Content, start: int, end: int) -> None:
-        self._content = content
-        self._at = start
-        self._end = end
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Give the next ``size`` bytes, or those that are left."""
-        data = self._content[self._at : min(self._at + size, self._end)]
-        self._at += len(data)
-        return data
+def _decompressed(content: Content, start: int, end: int) -> Iterator[bytes]:
+    """Yield what a frame gives, block by block: what is fed at once may come out 32,000 times as large."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW).decompressobj()
+    at = start + zstandard.frame_header_size(content[start : start + LARGEST_HEADER])
+    for block in blocks(content, at):
+        yield decompressor.decompress(content[start : block.end])
+        start = block.end
+    if start < end:
+        decompressor.decompress(content[start:end])  # the checksum
 
 
 def _available() -> int:
