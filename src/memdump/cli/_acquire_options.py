@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " receive'; https://... (PUT); s3://, gs:// or az://BUCKET/KEY",
     )
     _what(parser.add_argument_group("what is taken"))
-    _sealed(parser.add_argument_group("how it is sealed"))
+    sealed(parser.add_argument_group("how it is sealed"))
     _cost(parser.add_argument_group("what it costs the machine"))
-    _where(parser.add_argument_group("where it goes"))
+    where(parser.add_argument_group("where it goes"))
 
 
 def _what(group: argparse._ArgumentGroup) -> None:
@@ -58,7 +58,8 @@ def _what(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _sealed(group: argparse._ArgumentGroup) -> None:
+def sealed(group: argparse._ArgumentGroup) -> None:
+    """Declare how what is written is sealed and signed."""
     _sealing.add_arguments(group)
     group.add_argument("--sign", metavar="KEY", help="sign the manifest with this SSH key (ssh-keygen -Y)")
 
@@ -78,7 +79,8 @@ def _cost(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _where(group: argparse._ArgumentGroup) -> None:
+def where(group: argparse._ArgumentGroup) -> None:
+    """Declare how it gets where it goes."""
     group.add_argument(
         "--split", metavar="SIZE", type=size, default=0, help="into files OUT.000, OUT.001, ... of this size"
     )

@@ -139,13 +139,13 @@ def take(
         how = Plan(stage, args.skip == "free", args.max_rate)
         taken = _acquire(source, sealed, how, layout, target, interrupt)
     facts = record.record(known, taken)
-    failure = _end(facts, sealed, target)
+    failure = end(facts, sealed, target)
     size, sha256 = (digest.size, digest.close()) if digest else (taken.size, taken.sha256)
     name = target.file and host.printable(target.file)
     written = Written(name, size, sha256, layout.sealing.layers)
     facts = record.closed(facts, written, failure)
-    status = max(_report(facts), _attach(args, facts, target))
-    _begin_custody(layout, facts, written, target)
+    status = max(_report(facts), attach(args, facts, target))
+    begin_custody(layout, facts, written, target)
     if facts.complete and layout.out != "-":
         print(target.place)
     return status
@@ -182,7 +182,7 @@ def _acquire(
         progress.clear()
 
 
-def _end(facts: Manifest, sealed: Sealed, target: Destination) -> str | None:
+def end(facts: Manifest, sealed: Sealed, target: Destination) -> str | None:
     """End the image, with a copy of the manifest in it where there is room; give what goes wrong."""
     try:
         sealed.close(facts.to_json().encode())
@@ -195,7 +195,7 @@ def _end(facts: Manifest, sealed: Sealed, target: Destination) -> str | None:
     return None
 
 
-def _attach(args: argparse.Namespace, facts: Manifest, target: Destination) -> int:
+def attach(args: argparse.Namespace, facts: Manifest, target: Destination) -> int:
     """Put manifest and signature in their places; the image is there by now, whatever happens to them."""
     data = facts.to_json().encode()
     try:
@@ -213,6 +213,8 @@ def _put(args: argparse.Namespace, target: Destination, suffix: str, content: by
         write_file(args.manifest + suffix[len(manifest.SUFFIX) :], content)
     elif target.attaches:
         target.attach(suffix, content)
+    elif target.file is not None:
+        _say(f"{target.file}{suffix} finds no place beside the image: --manifest FILE names one here")
 
 
 def _sign(data: bytes, key: str) -> bytes:
@@ -225,7 +227,7 @@ def _sign(data: bytes, key: str) -> bytes:
         raise MemdumpError(f"{error}; the manifest is not signed, which '{later}' makes up for") from None
 
 
-def _begin_custody(layout: Layout, facts: Manifest, written: Written, target: Destination) -> None:
+def begin_custody(layout: Layout, facts: Manifest, written: Written, target: Destination) -> None:
     """Begin the record of custody; the image is as good without one, so a failure is only said."""
     try:
         if layout.path is not None:

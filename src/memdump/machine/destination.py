@@ -12,6 +12,7 @@ from memdump.errors import MemdumpError, UsageError
 
 _MOUNTS = "/proc/self/mountinfo"
 _SECRET = re.compile(r"^(\w+://)([^/?#]*@)?([^?#]*).*$", re.DOTALL)
+_ZEROS = memoryview(bytes(1 << 18))
 _IN_RAM = ("tmpfs", "ramfs", "devtmpfs", "rootfs")
 
 
@@ -38,6 +39,13 @@ class Destination(abc.ABC):
     @abc.abstractmethod
     def write(self, data: Union[bytes, memoryview], /) -> object:
         """Take all of ``data``, which is the caller's again afterwards; raises `MemdumpError`."""
+
+    def skip(self, size: int) -> None:
+        """Take so many zeros, which need no room where the place can leave them out; raises `MemdumpError`."""
+        while size:
+            part = min(size, len(_ZEROS))
+            self.write(_ZEROS[:part])
+            size -= part
 
     @abc.abstractmethod
     def commit(self) -> None:
@@ -92,6 +100,8 @@ class Options(NamedTuple):
     """Bytes of the disk kept free until it is full, for the orderly end."""
     split: int = 0
     """Bytes of a piece; 0 for one file."""
+    hasty: bool = False
+    """Whether the system may keep what is written in memory and put it on the disk in its own time."""
     beside: Optional[Path] = None
     """Folder here for the attachments of an image that goes where they cannot follow."""
     tls: bool = False

@@ -33,7 +33,9 @@ class FileDestination(Destination):
         folder = str(path.parent)
         self._for_attachments = Reserve(folder, _ATTACHMENTS if options.attachments else 0)
         self._file.spare = self._spare = Reserve(folder, _reserve(options, free))
-        self._stream = Gentle(self._file, None if kind in _KNOW_THEIR_ROOM else self._file.rewrite)
+        self._stream = None
+        if not options.hasty:
+            self._stream = Gentle(self._file, None if kind in _KNOW_THEIR_ROOM else self._file.rewrite)
         self._ended = False
 
     @property
@@ -43,11 +45,19 @@ class FileDestination(Destination):
 
     def write(self, data: Union[bytes, memoryview], /) -> None:
         """Write all of ``data``; raises `MemdumpError` where the disk fails or the reserve too is used up."""
-        self._stream.write(data)
+        (self._stream or self._file).write(data)
+
+    def skip(self, size: int) -> None:
+        """Leave so many zeros out of a file that nothing else is done to."""
+        if self._stream is None and isinstance(self._file, Output):
+            self._file.skip(size)
+        else:
+            super().skip(size)
 
     def commit(self) -> None:
         """Make the file durable and give it its name."""
-        self._stream.close()
+        if self._stream:
+            self._stream.close()
         self._file.commit()
         self._end()
 
@@ -56,7 +66,8 @@ class FileDestination(Destination):
         if self._ended:
             return
         with contextlib.suppress(MemdumpError):
-            self._stream.close()
+            if self._stream:
+                self._stream.close()
         with contextlib.suppress(MemdumpError):
             self._file.settle()
         self._file.close()
@@ -79,7 +90,7 @@ class FileDestination(Destination):
 def _create(path: Path, options: Options) -> Union[Output, SplitFile]:
     if options.split:
         return SplitFile(path, options.split, options.size)
-    return Output(path, keep_partial=True)
+    return Output(path, keep_partial=True, durable=not options.hasty)
 
 
 def _reserve(options: Options, free: Optional[int]) -> int:

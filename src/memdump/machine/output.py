@@ -33,7 +33,7 @@ class Output:
     (memory that was acquired cannot be had a second time).
     """
 
-    def __init__(self, path: PathLike, keep_partial: bool = False) -> None:
+    def __init__(self, path: PathLike, keep_partial: bool = False, durable: bool = True) -> None:
         """Create ``PATH.part``.
 
         Raises `UsageError` where ``PATH`` or ``PATH.part`` exists or the folder does not, and `NotPermitted`
@@ -42,6 +42,7 @@ class Output:
         self.path = os.fspath(path)
         self.part = self.path + ".part"
         self.keep_partial = keep_partial
+        self._durable = durable
         self.position = 0
         """Where the next byte goes: the bytes written and skipped so far."""
         self.spare: Optional[Reserve] = None
@@ -132,11 +133,15 @@ class Output:
         settle_folder(self.path)
 
     def seal(self) -> None:
-        """Make the file durable and let go of it; it is ``PATH.part`` still.  Raises as `write` does."""
+        """Make the file durable, where that is wanted, and let go of it; it is ``PATH.part`` still.
+
+        Raises as `write` does.
+        """
         try:
             if os.fstat(self._fd).st_size < self.position:  # a hole at the end
                 os.ftruncate(self._fd, self.position)
-            os.fsync(self._fd)
+            if self._durable:
+                os.fsync(self._fd)
         except OSError as error:
             raise self._failed(error) from None
         self.close()

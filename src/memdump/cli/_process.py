@@ -1,0 +1,183 @@
+"""The steps of ``memdump process`` that are between its options and its exit status."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memdump import __version__
+from memdump.cli import _acquisition, _sealing
+from memdump.cli._acquisition import Layout
+from memdump.errors import MemdumpError, UsageError
+from memdump.machine import custody, destination, host, manifest, sshsig
+from memdump.machine.manifest import Written
+from memdump.machine.pipeline import Digest
+from memdump.machine.progress import Progress, duration
+from memdump.process import record, take
+from memdump.process.sparse import Sparse
+from memdump.report.text import visible
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from memdump.machine.destination import Destination
+    from memdump.machine.interrupt import Interrupt
+    from memdump.process.capture import Captured
+    from memdump.process.guardian import Ended, Guardian
+    from memdump.process.record import Recorded
+    from memdump.process.selection import Choice
+    from memdump.process.take import Core, Taken
+    from memdump.process.target import Target
+    from memdump.seal import Sealing
+
+_ADDRESS = re.compile(r"tcp:|[a-z][a-z0-9]*://")
+_INCOMPLETE = 1
+
+
+def layouts(args: argparse.Namespace, out: str, targets: Sequence[Target], sealing: Sealing) -> list[Layout]:
+    """Decide on names; several cores need a folder."""
+    folder = out != "-" and not _ADDRESS.match(out) and Path(out).is_dir()
+    if len(targets) > 1:
+        if not folder:
+            raise UsageError(f"{out}: {len(targets)} cores need a folder to stand in; name one that exists")
+        if args.manifest:
+            raise UsageError("--manifest is for one process; the manifests of several stand beside their cores")
+    return [_layout(args, out, _sealing.named(_name(one), sealing), sealing) for one in targets]
+
+
+def _layout(args: argparse.Namespace, out: str, name: str, sealing: Sealing) -> Layout:
+    path = None
+    if out != "-" and not _ADDRESS.match(out):
+        path = Path(out)
+        path = path / name if path.is_dir() else path.with_name(_sealing.named(path.name, sealing))
+        destination.room(path)  # refuses a folder that does not exist
+        out, name = str(path), path.name
+    beside = () if args.manifest else (manifest.SUFFIX, *((sshsig.SUFFIX,) if args.sign else ()))
+    options = destination.Options(
+        name=name,
+        layers=sealing.layers,
+        attachments=(*beside, *((custody.SUFFIX,) if path else ())),
+        split=args.split,
+        hasty=True,
+        tls=args.tls,
+        tls_ca=args.tls_ca,
+        tls_cert=args.tls_cert,
+        tls_key=args.tls_key,
+    )
+    return Layout(out, str(path or destination.shown(out)), path, sealing, options)
+
+
+def _name(target: Target) -> str:
+    """Name a core after its process and the time: ``nginx-4711-20260131T235959Z.core``."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "_" for c in target.name)
+    return f"{safe.lstrip('.') or 'process'}-{target.pid}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.core"
+
+
+def say_mode(target: Target) -> None:
+    """Say why a process is going to stand still."""
+    if target.reason:
+        _say(f"process {target.pid} stands still while it is read: {target.reason}")
+
+
+def warn(sealing: Sealing, found: Sequence[Layout]) -> None:
+    """Say that what is written is not encrypted."""
+    _sealing.warn(sealing, found[0].name if len(found) == 1 else "what is written")
+
+
+def take_all(
+    args: argparse.Namespace,
+    guardian: Guardian,
+    targets: Sequence[Target],
+    choices: Sequence[Choice],
+    found: Sequence[Layout],
+    interrupt: Interrupt,
+) -> int:
+    """Take all processes at one instant and write their cores, one after the other."""
+    captured = guardian.hold()
+    once = take.SharedOnce() if args.shared_once else None
+    status = 0
+    for one, target, choice, layout in zip(captured, targets, choices, found, strict=True):
+        with destination.open_destination(layout.out, layout.options) as place:
+            try:
+                with take.core(one, guardian, target.details, choice, target.owner, once) as core:
+                    status = max(status, _take(args, guardian, target, one, core, layout, place, interrupt))
+            finally:
+                guardian.release(one.pid)
+    return status
+
+
+def _take(
+    args: argparse.Namespace,
+    guardian: Guardian,
+    target: Target,
+    captured: Captured,
+    core: Core,
+    layout: Layout,
+    place: Destination,
+    interrupt: Interrupt,
+) -> int:
+    digest = Digest(place) if layout.sealing.layers else None
+    sealed = layout.sealing.upon(digest or Sparse(place))
+    taken = _write(core, sealed, layout, place, interrupt)
+    (ended,) = guardian.release(captured.pid)
+    facts = record.record(__version__, sys.argv, target, captured, core, taken, ended)
+    failure = _acquisition.end(facts, sealed, place)
+    size, sha256 = (digest.size, digest.close()) if digest else (taken.size, taken.sha256)
+    name = place.file and host.printable(place.file)
+    written = Written(name, size, sha256, layout.sealing.layers)
+    facts = facts.closed(written, failure)
+    status = max(_report(facts, captured, ended), _acquisition.attach(args, facts, place))
+    _acquisition.begin_custody(layout, facts, written, place)
+    if facts.complete and layout.out != "-":
+        print(place.place)
+    return status
+
+
+def _write(
+    core: Core, sealed: take.Stream, layout: Layout, place: Destination, interrupt: Interrupt
+) -> Taken:
+    progress = Progress(core.size)
+
+    def stop() -> str | None:
+        if interrupt.received:
+            return f"stopped by {interrupt.received}; {place.partial}"
+        return place.trouble and f"{layout.name}: {place.trouble}; {place.partial}"
+
+    try:
+        return take.write(core, sealed, progress, stop)
+    finally:
+        progress.clear()
+
+
+def _report(facts: Recorded, captured: Captured, ended: Ended) -> int:
+    """Say how it went, and give the exit status."""
+    if captured.reason:
+        _say(f"process {captured.pid} stood still while it was read: {captured.reason}")
+    stood = " and ".join(f"{pause / 1e6:,.1f} ms" for pause in ended.pauses)
+    _say(f"process {captured.pid} ({captured.stat.comm.decode(errors='replace')}) stood still for {stood}")
+    if ended.left:
+        _say(f"process {captured.pid}: {ended.left}")
+    found = facts.manifest
+    if found.stopped_by:
+        _say(found.stopped_by)
+        return _INCOMPLETE
+    assert found.written is not None
+    amount = sum(one.size for one in found.ranges)
+    _say(f"{amount >> 20:,} MiB in {duration(found.timings.total)}, {captured.mode} mode; SHA-256 {found.written.sha256}")
+    live = sum(size for _, size in facts.process["live"])
+    if live and captured.mode != "live":
+        _say(f"{live >> 10:,} KiB of it are shared with a running process, and were read as they changed")
+    lost = sum(one.size for one in found.unreadable)
+    if not lost:
+        return 0
+    where = ", ".join(f"{one.start:#x}-{one.end - 1:#x}" for one in found.unreadable[:3])
+    _say(f"{lost:,} bytes could not be read and stand as zeros in the core: {where}")
+    return _INCOMPLETE
+
+
+def _say(line: str) -> None:
+    print(f"memdump: {visible(line)}", file=sys.stderr)

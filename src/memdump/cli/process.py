@@ -1,0 +1,129 @@
+"""``memdump process``: the memory of one process, as a core that gdb opens."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from memdump.cli import _acquire_options, _process, _sealing
+from memdump.errors import UsageError
+from memdump.machine import sshsig
+from memdump.machine.interrupt import Interrupt
+from memdump.process import selection, target
+from memdump.process.capture import FORK, FREEZE, LIVE
+from memdump.process.guardian import Guardian
+from memdump.process.selection import Choice
+
+if TYPE_CHECKING:
+    from memdump.process.target import Target
+
+SUMMARY = "take the memory of a process, which hardly stops for it, as an ELF core"
+EXAMPLE = "memdump process 4711 /mnt/usb/server.core.zst.age --recipient ~/.ssh/id_ed25519.pub"
+_BITS = 1 << 9
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument(
+        "words",
+        metavar="PID [PID ...] [OUT]",
+        nargs="*",
+        help="the processes, and the core to write: server.core, server.core.zst (compressed),"
+        " server.core.zst.age (encrypted too); a folder for NAME-PID-TIME.core (default: here); - for standard"
+        " output; tcp:HOST:PORT for 'memdump receive'; https://... (PUT); s3://, gs:// or az://BUCKET/KEY",
+    )
+    _which(parser.add_argument_group("which processes"))
+    _what(parser.add_argument_group("what is taken"))
+    _acquire_options.sealed(parser.add_argument_group("how it is sealed"))
+    _acquire_options.where(parser.add_argument_group("where it goes"))
+
+
+def _which(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--all", metavar="NAME", help="all processes of this name, at one instant")
+    group.add_argument(
+        "--container", metavar="ID", help="all processes of the container (cgroup) with this id or name"
+    )
+
+
+def _what(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--mode",
+        choices=(FORK, FREEZE, LIVE),
+        help="fork: a copy is made, which takes milliseconds, and the process runs on (default, where it is"
+        " safe); freeze: it stands still until it is read; live: it stands still for its registers only",
+    )
+    group.add_argument(
+        "--skip",
+        choices=selection.KINDS,
+        action="append",
+        default=[],
+        help="leave out: what stands in files too, shared memory, or huge pages; may be given several times",
+    )
+    group.add_argument("--no-shared", action="store_true", help="the same as --skip shared")
+    group.add_argument(
+        "--shared-once",
+        action="store_true",
+        help="of several processes, put memory that they share into the first one's core only",
+    )
+    group.add_argument(
+        "--coredump-filter",
+        metavar="BITS",
+        type=_bits,
+        help="take what the kernel would, by these bits (0x33; see core(5)), or by the process's own: 'own'",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Take the processes; 0 where their cores hold all that was asked for, 1 where part of it is missing."""
+    if args.sign:
+        sshsig.check(args.sign)
+    pids, out = _words(args)
+    sealing = _sealing.choose(args, "" if out == "-" else out)
+    targets = [target.survey(pid, args.mode) for pid in pids]
+    choices = [_choice(args, one) for one in targets]
+    layouts = _process.layouts(args, out, targets, sealing)
+    for one in targets:
+        _process.say_mode(one)
+    _process.warn(sealing, layouts)
+    with Guardian([one.wanted(choice) for one, choice in zip(targets, choices, strict=True)]) as guardian:
+        with Interrupt() as interrupt:
+            return _process.take_all(args, guardian, targets, choices, layouts, interrupt)
+
+
+def _words(args: argparse.Namespace) -> tuple[list[int], str]:
+    """Tell processes from the place of the core."""
+    words = list(args.words)
+    pids = []
+    while words and words[0].isascii() and words[0].isdigit():
+        pids.append(int(words.pop(0)))
+    if len(words) > 1:
+        raise UsageError(f"{words[0]!r} is no process id; a single OUT comes behind the processes")
+    if args.all:
+        pids += target.by_name(args.all)
+    if args.container:
+        pids += target.by_container(args.container)
+    if not pids:
+        what = f"{words[0]!r} is no process id; " if words else ""
+        raise UsageError(f"{what}which process? Give its PID, --all NAME or --container ID")
+    return list(dict.fromkeys(pids)), words[0] if words else "."
+
+
+def _choice(args: argparse.Namespace, found: Target) -> Choice:
+    skip = frozenset(args.skip) | frozenset(["shared"] * args.no_shared)
+    bits = args.coredump_filter
+    return Choice(skip, target.own_filter(found.pid) if bits == _OWN else bits)
+
+
+_OWN = -1
+
+
+def _bits(text: str) -> int:
+    if text == "own":
+        return _OWN
+    try:
+        bits = int(text, 0)
+    except ValueError:
+        bits = _BITS
+    if not 0 <= bits < _BITS:
+        raise argparse.ArgumentTypeError(f"{text!r}: write the bits of coredump_filter, as 0x33, or 'own'")
+    return bits

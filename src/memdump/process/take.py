@@ -1,0 +1,211 @@
+"""From a captured process to the stream of its core."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from memdump.errors import MemdumpError
+from memdump.machine import host
+from memdump.machine.pipeline import Digest, ReadAhead, Stream
+from memdump.machine.source import Range
+from memdump.process import architecture, corefile, maps, notes, proc, selection
+from memdump.process.capture import FORK, LIVE
+from memdump.process.corefile import Segment
+from memdump.process.memory import CapturedMemory, Memory, Part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping as Dictionary, Sequence
+
+    from memdump.machine.host import Instant
+    from memdump.process.capture import Captured
+    from memdump.process.guardian import Guardian
+    from memdump.process.maps import Details, Mapping
+    from memdump.process.notes import Owner
+    from memdump.process.selection import Choice, Chosen
+
+_WIPED = "wf"
+
+
+class Core(NamedTuple):
+    """A core that is to be written."""
+
+    front: bytes
+    """What stands in front of the memory."""
+    parts: list[Part]
+    live: list[Range]
+    """What the process may change while it is read."""
+    skipped: dict[str, list[Range]]
+    """What is left out, by the reason."""
+    read_early: list[Range]
+    """What was read while the process stood."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole core."""
+        return len(self.front) + sum(part.size for part in self.parts)
+
+
+class Taken(NamedTuple):
+    """What was written, and how it went."""
+
+    started: Instant
+    ended: Instant
+    size: int
+    """Bytes of the core."""
+    sha256: str
+    unreadable: Sequence[Range]
+    not_taken: Sequence[Range]
+    stopped_by: str | None
+    total_seconds: float
+    reading_seconds: float
+    hashing_seconds: float
+    writing_seconds: float
+
+
+class SharedOnce:
+    """Remembers which shared memory of a set of processes is in a core already."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, int], list[tuple[int, int]]] = {}
+
+    def leave_out(self, one: Chosen) -> Chosen:
+        """Leave a shared mapping out, all of which is in a core before."""
+        mapping = one.mapping
+        if not mapping.shared or not one.size:
+            return one
+        seen = self._seen.setdefault((mapping.device, mapping.inode), [])
+        first, end = mapping.offset, mapping.offset + one.size
+        if any(start <= first and end <= stop for start, stop in seen):
+            return one._replace(size=0, reason="shared-once")
+        seen.append((first, end))
+        return one
+
+
+@contextlib.contextmanager
+def core(
+    captured: Captured,
+    guardian: Guardian,
+    details: Dictionary[tuple[int, int], Details],
+    choice: Choice,
+    owner: Owner,
+    once: SharedOnce | None = None,
+) -> Iterator[Core]:
+    """Lay out the core of a process; its memory is held open while the block is being executed."""
+    mappings = maps.parse(captured.maps)
+    chosen = selection.choose(mappings, details, choice)
+    if once:
+        chosen = [once.leave_out(one) for one in chosen]
+    with contextlib.ExitStack() as stack:
+        sources = _Sources(captured, guardian, stack)
+        parts, live, early = [], [], []
+        for one in chosen:
+            if not one.size:
+                continue
+            part, is_live, is_early = sources.part(one)
+            parts.append(part)
+            span = Range(part.start, part.size)
+            live += [span] * is_live
+            early += [span] * is_early
+        segments = [
+            Segment(one.mapping.start, one.mapping.size, one.size, one.mapping.elf_flags) for one in chosen
+        ]
+        front = corefile.begin(
+            architecture.this().elf_machine, notes.notes(captured, owner, mappings), segments
+        )
+        yield Core(front, parts, live, _skipped(chosen), early)
+
+
+def _skipped(chosen: Sequence[Chosen]) -> dict[str, list[Range]]:
+    skipped: dict[str, list[Range]] = {}
+    for one in chosen:
+        left = one.mapping.size - one.size
+        if one.reason is not None and left:
+            skipped.setdefault(one.reason, []).append(Range(one.mapping.start + one.size, left))
+    return skipped
+
+
+class _Sources:
+    """Knows where the memory of a captured process is held."""
+
+    def __init__(self, captured: Captured, guardian: Guardian, stack: contextlib.ExitStack) -> None:
+        self._captured = captured
+        self._guardian = guardian
+        self._early = {(one.start, one.size): one.at for one in captured.early}
+        self._stack = stack
+        self._target: Memory | None = None
+        self._copy: Memory | None = None
+        self._copied: set[tuple[int, int]] = set()
+        if captured.child is not None:
+            self._copy = self._open(captured.child)
+            self._copied = {(one.start, one.end) for one in maps.parse(proc.read(captured.child, "maps"))}
+
+    def part(self, one: Chosen) -> tuple[Part, bool, bool]:
+        """Give where a mapping is read, whether it is live there, and whether it was read in the stop."""
+        mapping, size = one.mapping, one.size
+        at = self._early.get((mapping.start, mapping.size))
+        if at is not None:
+            return Part(mapping.start, size, self._guardian.early(at, size), False), False, True
+        empty_is_zero = not mapping.of_file and not mapping.shared
+        if self._is_copied(mapping, one.details):
+            assert self._copy is not None
+            return Part(mapping.start, size, self._copy, empty_is_zero), mapping.shared, False
+        if self._target is None:
+            self._target = self._open(self._captured.threads[0].tid)
+        return Part(mapping.start, size, self._target, empty_is_zero), self._captured.mode in (FORK, LIVE), False
+
+    def _is_copied(self, mapping: Mapping, details: Details) -> bool:
+        return (mapping.start, mapping.end) in self._copied and _WIPED not in details.flags
+
+    def _open(self, pid: int) -> Memory:
+        try:
+            memory = Memory(pid)
+        except OSError as error:
+            raise MemdumpError(
+                f"process {self._captured.pid}: its memory cannot be opened: {error.strerror}"
+            ) from None
+        self._stack.callback(memory.close)
+        return memory
+
+
+def write(
+    found: Core, stream: Stream, progress: Callable[[int], None], stop: Callable[[], str | None]
+) -> Taken:
+    """Write a core to a stream; ``stop`` may give a reason to end early."""
+    clock, started = time.monotonic(), host.now()
+    digest = Digest(stream)
+    reader = ReadAhead(CapturedMemory(found.parts), [Range(one.start, one.size) for one in found.parts], host.PAGE_SIZE)
+    stopped_by, reached = None, 0
+    try:
+        digest.write(found.front)
+        with contextlib.closing(reader.blocks()) as blocks:
+            for address, data in blocks:
+                stopped_by = stop()
+                if stopped_by:
+                    break
+                digest.write(data)
+                reached = address + len(data)
+                progress(digest.size)
+    except MemdumpError as error:
+        stopped_by = str(error)
+    finally:
+        sha256 = digest.close()
+    return Taken(
+        started=started,
+        ended=host.now(),
+        size=digest.size,
+        sha256=sha256,
+        unreadable=[lost for lost in reader.unreadable if not stopped_by or lost.end <= reached],
+        not_taken=_behind(found.parts, reached) if stopped_by else [],
+        stopped_by=stopped_by,
+        total_seconds=time.monotonic() - clock,
+        reading_seconds=reader.seconds,
+        hashing_seconds=digest.hashing_seconds,
+        writing_seconds=digest.writing_seconds,
+    )
+
+
+def _behind(parts: Sequence[Part], reached: int) -> list[Range]:
+    starts = [(max(part.start, reached), part.end) for part in parts if part.end > reached]
+    return [Range(start, end - start) for start, end in starts]
