@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "acquire",
     "receive",
+    "process",
     "convert",
     "info",
     "verify",
