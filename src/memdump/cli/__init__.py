@@ -38,6 +38,7 @@ COMMANDS = (
     "show",
     "query",
     "triage",
+    "explain",
     "shell",
     "export",
 )

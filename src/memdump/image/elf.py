@@ -112,21 +112,31 @@ def program_headers(content: Content, elf: Elf) -> Iterator[ProgramHeader]:
         yield ProgramHeader(*(fields[position] for position in layout.order))
 
 
-def notes(content: Content, offset: int, size: int, order: str = "<") -> Iterator[tuple[bytes, int, int]]:
-    """Give the notes in a part of the file as (name, offset of the content, its size)."""
+class Note(NamedTuple):
+    """A note: whose it is, what it is, and where in the file its content is."""
+
+    name: bytes
+    type: int
+    offset: int
+    size: int
+
+
+def notes(content: Content, offset: int, size: int, order: str = "<") -> Iterator[Note]:
+    """Give the notes in a part of the file."""
     form = struct.Struct(order + "III")
     end = min(offset + size, len(content))
     for _ in range(MOST_NOTES):
         fields = unpack(content, form, offset)
         if fields is None or offset + form.size > end:
             return
-        name_size, content_size, _ = fields
+        name_size, content_size, kind = fields
         name_at = offset + form.size
         content_at = name_at + _padded(name_size)
         offset = content_at + _padded(content_size)
         if content_at + content_size > end:
             return
-        yield content[name_at : name_at + min(name_size, 64)].rstrip(b"\0"), content_at, content_size
+        name = content[name_at : name_at + min(name_size, 64)].rstrip(b"\0")
+        yield Note(name, kind, content_at, content_size)
 
 
 def _padded(size: int) -> int:
@@ -135,7 +145,7 @@ def _padded(size: int) -> int:
 
 def find_vmcoreinfo(content: Content, offset: int, size: int, order: str = "<") -> bytes | None:
     """Give the text of the VMCOREINFO note, where there is one."""
-    for name, content_at, content_size in notes(content, offset, size, order):
-        if name == b"VMCOREINFO" and 0 < content_size <= LARGEST_VMCOREINFO:
-            return content[content_at : content_at + content_size].rstrip(b"\0")
+    for note in notes(content, offset, size, order):
+        if note.name == b"VMCOREINFO" and 0 < note.size <= LARGEST_VMCOREINFO:
+            return content[note.offset : note.offset + note.size].rstrip(b"\0")
     return None

@@ -1,0 +1,72 @@
+"""``memdump explain``: why a process or a kernel crashed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memdump.cli import _image, _outcome
+from memdump.cli._terminal import colour, room
+from memdump.errors import UsageError
+from memdump.report.text import visible
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
+    from memdump.report.styled import Line
+
+SUMMARY = "say why a process or a kernel crashed, with the evidence"
+EXAMPLE = "memdump explain core.1234"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    _image.add_arguments(parser, "CORE")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        metavar="FOLDER",
+        help="where the root file system of the machine is that the core is from, if it was not this machine:"
+        " programs and libraries are looked for there first",
+    )
+    parser.add_argument(
+        "--environment",
+        action="store_true",
+        help="show the whole command line and the environment, in which there may be secrets",
+    )
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="how to write it (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Explain it; 1 where something is missing from the answer, which is said on stderr."""
+    from memdump.crash.explanation import explain
+    from memdump.report import crash, crash_json
+
+    if args.root is not None and not args.root.is_dir():
+        raise UsageError(f"{args.root}: is no folder; give the one that the root file system is mounted at")
+    found = explain(Path(args.image), root=args.root, with_environment=args.environment, **_image.keys(args))
+    if args.format == "json":
+        from memdump.report.json import encode
+
+        print(encode(crash_json.document(found)))
+    else:
+        _print(crash.lines(found))
+    for defect in found.defects:
+        print(f"memdump: {visible(defect)}", file=sys.stderr)
+    return _outcome.INCOMPLETE if found.defects else 0
+
+
+def _print(lines: Iterable[Line]) -> None:
+    from memdump.report.styled import render_wrapped
+
+    wide = room(sys.stdout)
+    coloured = colour(sys.stdout)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    for line in lines:
+        for part in render_wrapped(line, wide, colour=coloured):
+            print(part)

@@ -1,0 +1,256 @@
+"""Why a process crashed: all that its core tells of it, put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from memdump.crash import abort, environment, exception, fault, instructions, null_field, signals, stacks
+from memdump.crash.core import Core
+from memdump.crash.program import FAULTS, CrashProgram
+from memdump.crash.unpacked import Unpacked
+from memdump.errors import NotADump
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memdump.crash.environment import Started
+    from memdump.crash.exception import Thrown
+    from memdump.crash.fault import Verdict
+    from memdump.crash.instructions import Instruction
+    from memdump.crash.modules import CrashModule
+    from memdump.crash.notes import ProcessInfo, SignalInfo
+    from memdump.crash.stacks import Frame, Group
+    from memdump.image.layers import Ask, Key
+
+MOST_THREADS = 4096
+"""The stacks of no more threads are unwound."""
+LONGEST_CYCLE = 8
+SHORTEST_RECURSION = 50
+"""Frames; so many in a row that repeat make a recursion worth a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """A register of the crashed thread."""
+
+    name: str
+    value: int
+    where: str
+    """What it points into, in words; empty where it points to nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What is known of a crash."""
+
+    path: str
+    packing: str
+    architecture: str
+    process: ProcessInfo | None
+    signal: SignalInfo | None
+    verdict: Verdict
+    message: str
+    """What the C library or GLib printed before it aborted."""
+    exception: Thrown | None
+    thread: int | None
+    """The thread that crashed."""
+    stack: tuple[Frame, ...]
+    instructions: list[Instruction]
+    registers: list[Register]
+    others: list[Group]
+    """The other threads, equal stacks together."""
+    modules: list[CrashModule]
+    started: Started | None
+    """Only where it was asked for."""
+    defects: list[str] = field(default_factory=list)
+    """What is missing from the answer, and why."""
+
+    @property
+    def culprit(self) -> Frame | None:
+        """The innermost function of the program itself, where the crash was in the libraries of C or C++."""
+        if not self.stack or not self.stack[0].of_runtime:
+            return None
+        return next((frame for frame in self.stack if frame.pc and not frame.of_runtime), None)
+
+    @property
+    def pc(self) -> int | None:
+        """Where the crashed thread was."""
+        return self.stack[0].pc if self.stack else None
+
+
+def explain(
+    path: Path,
+    *,
+    identity: Key = None,
+    ask: Ask | None = None,
+    root: Path | None = None,
+    with_environment: bool = False,
+) -> Explanation:
+    """Explain the core of a process.
+
+    ``root`` is the root file system of the machine that it is from; without it, the files of this machine are
+    used where their build ids agree.  Raises `memdump.errors.NotADump` where it is no core of a process.
+    """
+    unpacked = Unpacked(path, identity, ask)
+    try:
+        core = Core(path, unpacked.content)
+        if not core.belongs_to_process:
+            raise NotADump(f"{path}: is a core, but not of a process: nothing in it tells of one")
+        program = CrashProgram(core, unpacked.file, root)
+        try:
+            found = _explain(program, with_environment)
+        finally:
+            program.close()
+    finally:
+        unpacked.close()
+    return replace(found, packing=unpacked.packing, defects=[*unpacked.defects, *found.defects])
+
+
+def _explain(program: CrashProgram, with_environment: bool) -> Explanation:
+    core = program.core
+    tids = [thread.tid for thread in core.threads][:MOST_THREADS]
+    trace = stacks.trace(program, tids[0]) if tids else None
+    top = trace[0] if trace is not None and len(trace) else None
+    registers = _registers(top)
+    stack = stacks.crashed(program, trace, registers)
+    pc, sp = _position(top, registers)
+    current = instructions.current(program, pc, registers) if pc is not None else None
+    listing = _instructions(program, stack)
+    message, thrown = "", None
+    if core.signal is None:
+        verdict = fault.Verdict("none", "it did not crash: this is the memory of a process that ran on")
+    elif pc is None or sp is None:
+        verdict = fault.Verdict("unknown", "the core lacks the registers of the thread that crashed")
+    else:
+        moment = fault.Moment(core, core.signal, pc, sp, registers, current)
+        verdict, message, thrown = _judge(program, moment, trace, listing)
+    return Explanation(
+        path=str(core.path),
+        packing="",
+        architecture=core.architecture,
+        process=core.process,
+        signal=core.signal,
+        verdict=_with_recursion(verdict, stack),
+        message=message,
+        exception=thrown,
+        thread=tids[0] if tids else None,
+        stack=stack,
+        instructions=listing,
+        registers=[Register(name, value, _where(program, value)) for name, value in registers.items()],
+        others=stacks.group(program, tids[1:]),
+        modules=program.modules,
+        started=environment.started(program) if with_environment else None,
+        defects=_defects(program, stack),
+    )
+
+
+def _judge(
+    program: CrashProgram, moment: fault.Moment, trace: Any, listing: list[Instruction]
+) -> tuple[Verdict, str, Thrown | None]:
+    """The verdict with what the runtime of C and C++ left to tell."""
+    if signals.name(moment.signal.number) == "SIGABRT":
+        message = abort.message(program)
+        thrown = None if message else exception.uncaught(program, moment.sp)
+        if thrown:
+            says = f": {thrown.message}" if thrown.message else ""
+            text = f"an exception of type {thrown.type} was thrown and not caught{says}"
+            return fault.Verdict("uncaught_exception", text), message, thrown
+        if not message and moment.signal.sender is not None and not _is_own(moment):
+            return fault.judge(moment), "", None
+        found = abort.meaning(message)
+        return fault.Verdict(found.kind, found.text), message, None
+    verdict = fault.judge(moment)
+    if verdict.kind == "null_pointer" and trace is not None and verdict.address is not None:
+        names = null_field.candidates(trace[0], verdict.address, _loaded_from(program, moment, listing))
+        if names:
+            note = f"by the types of the variables it is {' or '.join(names)}"
+            verdict = replace(verdict, notes=(*verdict.notes, note))
+    return verdict, "", None
+
+
+def _loaded_from(program: CrashProgram, moment: fault.Moment, listing: list[Instruction]) -> int:
+    """Where the pointer that was used came from."""
+    accesses = moment.instruction.accesses if moment.instruction else ()
+    before = [one for one in listing if one.address < moment.pc]
+    base = accesses[0].base if accesses else ""
+    return instructions.source(program, before, base, moment.registers) if base else 0
+
+
+def _is_own(moment: fault.Moment) -> bool:
+    process = moment.core.process
+    return process is None or moment.signal.sender == process.pid
+
+
+def _registers(frame: Any) -> dict[str, int]:
+    try:
+        return dict(frame.registers()) if frame is not None else {}
+    except FAULTS:
+        return {}
+
+
+def _position(frame: Any, registers: dict[str, int]) -> tuple[int | None, int | None]:
+    if frame is None:
+        return None, None
+    try:
+        return int(frame.pc), int(frame.sp)
+    except FAULTS:
+        return registers.get("rip", registers.get("pc")), registers.get("rsp", registers.get("sp"))
+
+
+def _instructions(program: CrashProgram, stack: tuple[Frame, ...]) -> list[Instruction]:
+    if not stack or stack[0].pc is None:
+        return []
+    top = stack[0]
+    function = top.pc - top.offset if top.offset is not None and top.pc is not None else None
+    return instructions.around(program, stack[0].pc, function)
+
+
+def _where(program: CrashProgram, value: int) -> str:
+    if value < fault.NULL_END:
+        return ""
+    region = program.core.region(value)
+    if region is None:
+        return ""
+    symbol = program.symbol_at(value)
+    return f"{symbol} in {region.name}" if symbol else region.name
+
+
+def _with_recursion(verdict: Verdict, stack: tuple[Frame, ...]) -> Verdict:
+    cycle = recursion(stack)
+    if verdict.kind != "stack_overflow" or not cycle:
+        return verdict
+    names = [frame.function or f"{frame.module}+{frame.module_offset or 0:#x}" for frame in cycle]
+    how = f"{names[0]} calls itself" if len(names) == 1 else f"{' and '.join(names)} call each other"
+    return replace(verdict, notes=(*verdict.notes, f"endless recursion: {how}"))
+
+
+def recursion(stack: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """The frames that repeat, once, where most of the stack is a repetition."""
+    places = [frame.place for frame in stack]
+    for start in range(LONGEST_CYCLE):
+        for period in range(1, LONGEST_CYCLE + 1):
+            end = start + SHORTEST_RECURSION
+            if end + period <= len(places) and places[start:end] == places[start + period : end + period]:
+                return stack[start : start + period]
+    return ()
+
+
+def _defects(program: CrashProgram, stack: tuple[Frame, ...]) -> list[str]:
+    """What is missing: of the core, and of the modules that the crashed thread was in."""
+    found = list(program.core.defects)
+    if not stack:
+        found.append("the crashed thread's stack is not known: the core has no registers of it")
+    nameless = {frame.module for frame in stack if not frame.function and not frame.of_runtime}
+    on_stack = {frame.module for frame in stack}
+    for module in program.modules:
+        if module.name not in on_stack and not (module.missing and module is program.modules[0]):
+            continue
+        wanted = f" (its build id is {module.build_id})" if module.build_id else ""
+        if module.missing:
+            found.append(f"no file of {module.name}{wanted}: {module.missing}; its functions are not named")
+        elif module.name in nameless and not module.debug_information:
+            found.append(
+                f"no debug information for {module.name}{wanted}: functions are given as offsets in it"
+            )
+    return found

@@ -1,0 +1,239 @@
+"""The machine instructions around the program counter, and which memory the one at it uses (capstone)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memdump.crash.program import CrashProgram
+
+BEFORE, AFTER = 5, 5
+LONGEST_INSTRUCTION = 15
+FARTHEST_START = 1 << 15
+"""A function that began farther back is not disassembled from its beginning."""
+ADDRESS = (1 << 64) - 1
+SEGMENT_BASES = {"fs": "fs.base", "gs": "gs.base"}
+DIVISIONS = ("div", "idiv")
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One instruction."""
+
+    address: int
+    code: str
+    """Its bytes, hexadecimal."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Memory that an instruction uses."""
+
+    address: int
+    size: int
+    """In bytes; 0 where it is not known."""
+    reads: bool
+    writes: bool
+    base: str
+    """The register that the address is reckoned from; empty where there is none."""
+
+    @property
+    def verb(self) -> str:
+        """What it does, in words."""
+        return "write to" if self.writes and not self.reads else "change of" if self.writes else "read of"
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The instruction at the program counter."""
+
+    mnemonic: str
+    text: str
+    accesses: tuple[Access, ...]
+    divides: bool
+    divisor: int | None
+    """What a division divides by, where that is known."""
+
+
+def engine(architecture: str) -> Any:
+    """A disassembler with details; None for an architecture that is not supported."""
+    import capstone  # type: ignore[import-untyped]
+
+    if architecture == "x86_64":
+        found = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    elif architecture == "aarch64":
+        found = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
+    else:
+        return None
+    found.detail = True
+    return found
+
+
+def around(program: CrashProgram, pc: int, function: int | None) -> list[Instruction]:
+    """The instructions around ``pc``, which is in a function that begins at ``function``."""
+    disassembler = engine(program.core.architecture)
+    if disassembler is None:
+        return []
+    before = _before(program, disassembler, pc, function)
+    after = _decode(program, disassembler, pc, LONGEST_INSTRUCTION * (AFTER + 1))[: AFTER + 1]
+    return before[-BEFORE:] + after
+
+
+def _before(program: CrashProgram, disassembler: Any, pc: int, function: int | None) -> list[Instruction]:
+    """Instructions have no fixed size: only from a known beginning does one know where each begins.
+
+    Where there is none, that beginning counts from which most of them lead exactly to ``pc``.
+    """
+    if function is not None and 0 <= pc - function <= FARTHEST_START:
+        starts = [function]
+    elif program.core.architecture == "aarch64":
+        starts = [pc - 4 * BEFORE]
+    else:
+        starts = [pc - back for back in range(LONGEST_INSTRUCTION * BEFORE, 0, -1)]
+    for start in starts:
+        found = _decode(program, disassembler, start, pc - start)
+        if found and found[-1].address + len(found[-1].code) // 2 == pc and found[0].address == start:
+            return found
+    return []
+
+
+def _decode(program: CrashProgram, disassembler: Any, address: int, size: int) -> list[Instruction]:
+    if size <= 0 or address < 0:
+        return []
+    code = program.read(address, size)
+    while code is None and size > LONGEST_INSTRUCTION:  # the end of the mapping may be near
+        size -= LONGEST_INSTRUCTION
+        code = program.read(address, size)
+    return [
+        Instruction(found.address, bytes(found.bytes).hex(), f"{found.mnemonic} {found.op_str}".strip())
+        for found in disassembler.disasm(code or b"", address)
+    ]
+
+
+def source(
+    program: CrashProgram, before: list[Instruction], register: str, registers: Mapping[str, int]
+) -> int:
+    """The address that ``register`` was loaded from by one of the instructions ``before``; 0 if none."""
+    disassembler = engine(program.core.architecture)
+    for one in reversed(before):
+        found = next(disassembler.disasm(bytes.fromhex(one.code), one.address, 1), None)
+        if found is None or not found.operands or found.reg_name(found.operands[0].reg) != register:
+            continue
+        loads = [access for access in _accesses(found, registers) if access.reads and access.base != register]
+        return loads[0].address if loads and found.mnemonic in ("mov", "ldr") else 0
+    return 0
+
+
+def current(program: CrashProgram, pc: int, registers: Mapping[str, int]) -> Current | None:
+    """The instruction at ``pc`` with the memory that it uses; None where it cannot be read."""
+    disassembler = engine(program.core.architecture)
+    if disassembler is None:
+        return None
+    for size in range(LONGEST_INSTRUCTION, 0, -1):
+        code = program.read(pc, size)
+        if code is not None:
+            break
+    found = next(disassembler.disasm(code or b"", pc, 1), None)
+    if found is None:
+        return None
+    divides = found.mnemonic in DIVISIONS
+    return Current(
+        found.mnemonic,
+        f"{found.mnemonic} {found.op_str}".strip(),
+        tuple(_accesses(found, registers)),
+        divides,
+        _divisor(program, found, registers) if divides else None,
+    )
+
+
+def _accesses(found: Any, registers: Mapping[str, int]) -> list[Access]:
+    import capstone  # type: ignore[import-untyped]
+
+    if found.mnemonic in ("lea", "nop"):
+        return []
+    accesses = [
+        _access(found, operand, registers) for operand in found.operands if operand.type == capstone.CS_OP_MEM
+    ]
+    stack = registers.get("rsp")
+    if stack is not None and found.mnemonic in ("push", "call"):
+        accesses.append(Access((stack - 8) & ADDRESS, 8, reads=False, writes=True, base="rsp"))
+    if stack is not None and found.mnemonic in ("pop", "ret", "leave"):
+        accesses.append(Access(stack, 8, reads=True, writes=False, base="rsp"))
+    return [access for access in accesses if access]
+
+
+def _access(found: Any, operand: Any, registers: Mapping[str, int]) -> Access | None:
+    import capstone  # type: ignore[import-untyped]
+
+    memory = operand.mem
+    base, index = found.reg_name(memory.base) or "", found.reg_name(memory.index) or ""
+    address = memory.disp
+    for register, scale in ((base, 1), (index, _scale(operand))):
+        if register:
+            value = found.address + found.size if register == "rip" else _value(registers, register)
+            if value is None:
+                return None
+            address += value * scale
+    if segment := SEGMENT_BASES.get(found.reg_name(getattr(memory, "segment", 0)) or ""):
+        address += registers.get(segment, 0)
+    # Of stores capstone says for arm64 that they read, too.
+    writes = bool(operand.access & capstone.CS_AC_WRITE)
+    store = writes and found.mnemonic.startswith("st")
+    return Access(
+        address & ADDRESS,
+        getattr(operand, "size", 0),
+        bool(operand.access & capstone.CS_AC_READ) and not store,
+        writes,
+        base,
+    )
+
+
+def _scale(operand: Any) -> int:
+    """What the index register is multiplied by: x86 says a factor, arm64 a shift."""
+    shift = getattr(operand, "shift", None)
+    return 1 << shift.value if shift else int(getattr(operand.mem, "scale", 1))
+
+
+def _value(registers: Mapping[str, int], register: str) -> int | None:
+    """A register, also by the name of its lower part."""
+    if register in registers:
+        return registers[register]
+    if register in ("xzr", "wzr"):
+        return 0
+    value = registers.get(_whole(register))
+    if value is None:
+        return None
+    return value & 0xFFFFFFFF if register[0] in "ew" or register.endswith("d") else value
+
+
+def _whole(register: str) -> str:
+    """The 64-bit register that a register is the lower part of."""
+    if re.fullmatch(r"r\d+[dwb]", register):
+        return register[:-1]
+    if re.fullmatch(r"w\d+", register):
+        return f"x{register[1:]}"
+    if re.fullmatch("[abcd]l", register):
+        return f"r{register[0]}x"
+    if re.fullmatch("(si|di|bp|sp)l", register):
+        return f"r{register[:2]}"
+    return f"r{register.removeprefix('e')}"
+
+
+def _divisor(program: CrashProgram, found: Any, registers: Mapping[str, int]) -> int | None:
+    import capstone  # type: ignore[import-untyped]
+
+    operand = found.operands[0]
+    if operand.type == capstone.CS_OP_MEM:
+        access = _access(found, operand, registers)
+        data = program.read(access.address, operand.size) if access else None
+        return int.from_bytes(data, "little", signed=True) if data is not None else None
+    value = _value(registers, found.reg_name(operand.reg))
+    if value is None:
+        return None
+    sign = 1 << operand.size * 8 - 1
+    return (value & sign - 1) - (value & sign)

@@ -1,0 +1,59 @@
+"""The stack behind a jump into nowhere: the processor is where no code is, so nothing says how to go on.
+
+A call leaves the address to return to, on x86-64 on top of the stack, on arm64 in register x30: from there on
+the stack can be unwound.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+import drgn
+
+from memdump.crash.core import EXECUTE
+from memdump.crash.program import FAULTS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memdump.crash.program import CrashProgram
+
+X86_64 = (
+    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
+    "orig_rax", "rip", "cs", "rflags", "rsp", "ss",
+)  # fmt: skip
+"""The registers of ``struct pt_regs`` as drgn names them (``arch/x86/include/asm/ptrace.h``)."""
+AARCH64 = (*(f"x{number}" for number in range(31)), "sp", "pc", "pstate")
+"""``arch/arm64/include/uapi/asm/ptrace.h``."""
+
+
+def return_address(program: CrashProgram, registers: Mapping[str, int]) -> int | None:
+    """Where the call that led here returns to; None where there is no code either."""
+    if program.core.architecture == "x86_64":
+        found = program.word(registers.get("rsp", 0))
+    else:
+        found = registers.get("x30", registers.get("lr"))
+    region = program.core.region(found) if found else None
+    return found if region and region.flags & EXECUTE else None
+
+
+def caller(program: CrashProgram, registers: Mapping[str, int], address: int) -> Any:
+    """The stack from the caller on, as drgn has it; None where it cannot be unwound.
+
+    Its first program counter is one less than ``address``: in the call, not behind it.
+    """
+    x86 = program.core.architecture == "x86_64"
+    names = X86_64 if x86 else AARCH64
+    values = {**registers, "rip": address - 1, "pc": address - 1}
+    if x86:
+        values["rsp"] = registers["rsp"] + 8
+    order = program.core.order
+    words = struct.pack(f"{order}{len(names)}Q", *(values.get(name, 0) for name in names))
+    try:
+        number = program.drgn.int_type("unsigned long", 8, False)
+        members = [drgn.TypeMember(number, name, at * 64) for at, name in enumerate(names)]
+        kind = program.drgn.struct_type("pt_regs", len(words), members)
+        return program.drgn.stack_trace(drgn.Object.from_bytes_(program.drgn, kind, words))
+    except FAULTS:
+        return None

@@ -1,0 +1,177 @@
+"""What each thread was doing: its stack, with functions, lines, arguments and variables where known."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import drgn
+
+from memdump.crash import lost
+from memdump.crash.core import EXECUTE
+from memdump.crash.demangle import demangle
+from memdump.crash.program import FAULTS
+from memdump.crash.values import show, type_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from memdump.crash.program import CrashProgram
+
+MOST_DETAILED = 64
+"""So many frames, from the innermost, are told of with their variables."""
+MOST_VARIABLES = 64
+RUNTIME = re.compile(r"(libc|libpthread|libm|libgcc_s|libstdc\+\+|libc\+\+(abi)?|ld-linux.*|ld-musl.*)[.-]")
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """An argument or a local variable."""
+
+    name: str
+    type: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A function that was called and has not returned."""
+
+    pc: int | None
+    function: str
+    """Empty where it is not known."""
+    offset: int | None
+    """How far ``pc`` is behind the beginning of the function."""
+    module: str
+    """The file that the code is in; empty where it is in none."""
+    module_offset: int | None
+    """Where in that file, as addr2line takes it."""
+    file: str
+    line: int | None
+    inline: bool
+    arguments: tuple[Variable, ...]
+    variables: tuple[Variable, ...]
+
+    @property
+    def of_runtime(self) -> bool:
+        """Whether it is in the libraries of C and C++, which fail because of what they are given."""
+        return RUNTIME.match(self.module.rsplit("/", 1)[-1]) is not None
+
+    @property
+    def place(self) -> tuple[str, str, int | None]:
+        """What two threads that do the same have in common."""
+        return self.function, self.module, None if self.function else self.module_offset
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Threads with equal stacks."""
+
+    threads: tuple[int, ...]
+    frames: tuple[Frame, ...]
+
+
+def trace(program: CrashProgram, tid: int) -> Any:
+    """The stack of a thread as drgn has it; None where there is none."""
+    try:
+        return program.drgn.thread(tid).stack_trace()
+    except FAULTS:
+        return None
+
+
+def crashed(program: CrashProgram, stack: Any, registers: Mapping[str, int]) -> tuple[Frame, ...]:
+    """The frames of the crashed thread, also where the processor was led to where no code is."""
+    top = frames(program, stack)
+    region = program.core.region(top[0].pc) if top and top[0].pc is not None else None
+    if len(top) != 1 or (region and region.flags & EXECUTE):
+        return top
+    address = lost.return_address(program, registers)
+    rest = frames(program, lost.caller(program, registers, address)) if address else ()
+    if not rest or rest[0].pc is None:
+        return top
+    first = rest[0]
+    offset = None if first.offset is None else first.offset + 1
+    module_offset = None if first.module_offset is None else first.module_offset + 1
+    return (*top, replace(first, pc=address, offset=offset, module_offset=module_offset), *rest[1:])
+
+
+def frames(program: CrashProgram, stack: Any, detailed: int = MOST_DETAILED) -> tuple[Frame, ...]:
+    """The frames of a stack, innermost first, ``detailed`` of them with their variables."""
+    if stack is None:
+        return ()
+    found = [_frame(program, frame, number < detailed) for number, frame in enumerate(stack)]
+    if len(found) > 1 and found[-1].pc is None:  # the end of the outermost function's caller
+        found.pop()
+    return tuple(found)
+
+
+def _frame(program: CrashProgram, frame: Any, detailed: bool) -> Frame:
+    pc = _or_none(lambda: int(frame.pc))
+    function, offset = _function(frame, pc)
+    module = program.module_at(pc) if pc is not None else None
+    source = _or_none(frame.source)
+    arguments, variables = _variables(program, frame) if detailed else ((), ())
+    return Frame(
+        pc,
+        function,
+        offset,
+        module.name if module else "",
+        pc - module.base if module and pc is not None else None,
+        source.filename if source else "",
+        source.line if source else None,
+        frame.is_inline,
+        arguments,
+        variables,
+    )
+
+
+def _or_none(read: Any) -> Any:
+    try:
+        return read()
+    except FAULTS:
+        return None
+
+
+def _function(frame: Any, pc: int | None) -> tuple[str, int | None]:
+    symbol = _or_none(frame.symbol)
+    offset = pc - symbol.address if symbol and pc is not None else None
+    if frame.function_name:
+        return frame.function_name, offset
+    return (demangle(symbol.name), offset) if symbol else ("", None)
+
+
+def _variables(program: CrashProgram, frame: Any) -> tuple[tuple[Variable, ...], tuple[Variable, ...]]:
+    """The arguments in their order, and the other variables."""
+    names = dict.fromkeys((_or_none(frame.locals) or [])[:MOST_VARIABLES])
+    if not names:
+        return (), ()
+    parameters = _or_none(lambda: frame[frame.function_name].type_.parameters) or ()
+    first = [parameter.name for parameter in parameters if parameter.name in names]
+    found = {name: variable for name in names if (variable := _variable(program, frame, name))}
+    return (
+        tuple(found.pop(name) for name in first if name in found),
+        tuple(found.values()),
+    )
+
+
+def _variable(program: CrashProgram, frame: Any, name: str) -> Variable | None:
+    value = _or_none(lambda: frame[name])
+    if not isinstance(value, drgn.Object):
+        return None
+    return Variable(name, type_name(value), show(program, value))
+
+
+def group(program: CrashProgram, tids: Sequence[int]) -> list[Group]:
+    """The stacks of threads, equal ones together, those of most threads first.
+
+    The variables are those of the first thread of each group.
+    """
+    found: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for tid in tids:
+        found[tuple(frame.place for frame in frames(program, trace(program, tid), 0))].append(tid)
+    groups = [
+        Group(tuple(threads), frames(program, trace(program, threads[0]))) for threads in found.values()
+    ]
+    return sorted(groups, key=lambda one: -len(one.threads))
