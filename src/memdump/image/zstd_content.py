@@ -178,12 +178,11 @@ def open_zstd(path: Path, content: Content, defects: list[str]) -> Unpacked:
     if not index.offsets:
         why = defects[-1] if defects else "nothing is in it"
         raise NotADump(f"{path}: is a zstd file that cannot be read: {why}")
-    count = len(index.offsets)
+    frames = "1 frame" if len(index.offsets) == 1 else f"{len(index.offsets)} frames"
     if max(index.sizes) <= LARGEST_FRAME:
         how = "seekable" if index.table else "no seek table"
-        return Unpacked(SeekableContent(content, defects, index), index.metadata, f"{how}, {count} frames")
+        return Unpacked(SeekableContent(content, defects, index), index.metadata, f"{how}, {frames}")
     from memdump.image.zstd_unpacked import unpack_all
 
-    detail = "one frame" if count == 1 else f"{count} frames"
     whole = unpack_all(path, content, index, defects)
-    return Unpacked(whole, index.metadata, f"{detail}, too large to be read in place: unpacked into memory")
+    return Unpacked(whole, index.metadata, f"{frames}, too large to be read in place: unpacked into memory")
