@@ -92,7 +92,7 @@ def test_what_age_and_zstd_sealed(key: Key, tmp_path: Path) -> None:
         assert image.read(*_first()) == PIECES[0][1]
         assert [tuple(layer) for layer in image.layers] == [
             ("age", "X25519, ssh-ed25519"),
-            ("zstd", "no seek table, 1 frame"),
+            ("zstd", "1 frame, all unpacked into memory"),
         ]
 
 

@@ -185,4 +185,4 @@ def open_zstd(path: Path, content: Content, defects: list[str]) -> Unpacked:
     from memdump.image.zstd_unpacked import unpack_all
 
     whole = unpack_all(path, content, index, defects)
-    return Unpacked(whole, index.metadata, f"{frames}, too large to be read in place: unpacked into memory")
+    return Unpacked(whole, index.metadata, f"{frames}, all unpacked into memory")
