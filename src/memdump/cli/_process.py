@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from memdump import __version__
 from memdump.cli import _acquisition, _sealing
 from memdump.cli._acquisition import Layout
-from memdump.errors import MemdumpError, UsageError
+from memdump.errors import UsageError
 from memdump.machine import custody, destination, host, manifest, sshsig
 from memdump.machine.manifest import Written
 from memdump.machine.pipeline import Digest
@@ -45,7 +45,9 @@ def layouts(args: argparse.Namespace, out: str, targets: Sequence[Target], seali
         if not folder:
             raise UsageError(f"{out}: {len(targets)} cores need a folder to stand in; name one that exists")
         if args.manifest:
-            raise UsageError("--manifest is for one process; the manifests of several stand beside their cores")
+            raise UsageError(
+                "--manifest is for one process; the manifests of several stand beside their cores"
+            )
     return [_layout(args, out, _sealing.named(_name(one), sealing), sealing) for one in targets]
 
 
@@ -74,7 +76,9 @@ def _layout(args: argparse.Namespace, out: str, name: str, sealing: Sealing) -> 
 def _name(target: Target) -> str:
     """Name a core after its process and the time: ``nginx-4711-20260131T235959Z.core``."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "_" for c in target.name)
-    return f"{safe.lstrip('.') or 'process'}-{target.pid}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.core"
+    return (
+        f"{safe.lstrip('.') or 'process'}-{target.pid}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.core"
+    )
 
 
 def say_mode(target: Target) -> None:
@@ -167,7 +171,8 @@ def _report(facts: Recorded, captured: Captured, ended: Ended) -> int:
         return _INCOMPLETE
     assert found.written is not None
     amount = sum(one.size for one in found.ranges)
-    _say(f"{amount >> 20:,} MiB in {duration(found.timings.total)}, {captured.mode} mode; SHA-256 {found.written.sha256}")
+    how = f"{captured.mode} mode; SHA-256 {found.written.sha256}"
+    _say(f"{amount >> 20:,} MiB in {duration(found.timings.total)}, {how}")
     live = sum(size for _, size in facts.process["live"])
     if live and captured.mode != "live":
         _say(f"{live >> 10:,} KiB of it are shared with a running process, and were read as they changed")

@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PID [PID ...] [OUT]",
         nargs="*",
         help="the processes, and the core to write: server.core, server.core.zst (compressed),"
-        " server.core.zst.age (encrypted too); a folder for NAME-PID-TIME.core (default: here); - for standard"
-        " output; tcp:HOST:PORT for 'memdump receive'; https://... (PUT); s3://, gs:// or az://BUCKET/KEY",
+        " server.core.zst.age (encrypted too); a folder for NAME-PID-TIME.core (default: here); - for"
+        " standard output; tcp:HOST:PORT for 'memdump receive'; https://... (PUT); s3://, gs:// or az://BUCKET/KEY",
     )
     _which(parser.add_argument_group("which processes"))
     _what(parser.add_argument_group("what is taken"))
@@ -85,9 +85,9 @@ def run(args: argparse.Namespace) -> int:
     for one in targets:
         _process.say_mode(one)
     _process.warn(sealing, layouts)
-    with Guardian([one.wanted(choice) for one, choice in zip(targets, choices, strict=True)]) as guardian:
-        with Interrupt() as interrupt:
-            return _process.take_all(args, guardian, targets, choices, layouts, interrupt)
+    wanted = [one.wanted(choice) for one, choice in zip(targets, choices, strict=True)]
+    with Guardian(wanted) as guardian, Interrupt() as interrupt:
+        return _process.take_all(args, guardian, targets, choices, layouts, interrupt)
 
 
 def _words(args: argparse.Namespace) -> tuple[list[int], str]:

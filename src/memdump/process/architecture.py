@@ -66,9 +66,8 @@ class Architecture(NamedTuple):
         words[self.number] = self.numbers[name]
         if self.original is not None:
             words[self.original] = -1  # nothing to restart while this one is made
-        given = [*arguments, *[0] * (len(self.arguments) - len(arguments))]
-        for index, value in zip(self.arguments, given):
-            words[index] = value
+        for position, index in enumerate(self.arguments):
+            words[index] = arguments[position] if position < len(arguments) else 0
         return self.pack(words)
 
     def returned(self, registers: bytes) -> int:
@@ -101,6 +100,11 @@ def restartable(architecture: Architecture) -> frozenset[int]:
     return frozenset(numbers[name] for name in _RESTARTABLE if name in numbers)
 
 
+def _numbers(text: str) -> dict[str, int]:
+    words = text.split()
+    return {words[index]: int(words[index + 1]) for index in range(0, len(words), 2)}
+
+
 # Registers: kernel, arch/x86/include/asm/user_64.h; numbers: arch/x86/entry/syscalls/syscall_64.tbl.
 X86_64 = Architecture(
     name="x86_64",
@@ -113,13 +117,12 @@ X86_64 = Architecture(
     result=10,
     arguments=(14, 13, 12, 7, 9, 8),
     original=15,
-    numbers={
-        **{"read": 0, "write": 1, "readv": 19, "writev": 20, "accept": 43, "sendto": 44, "recvfrom": 45},
-        **{"sendmsg": 46, "recvmsg": 47, "clone": 56, "wait4": 61, "semop": 65, "rt_sigtimedwait": 128},
-        **{"io_getevents": 208, "semtimedop": 220, "epoll_wait": 232, "epoll_pwait": 281, "accept4": 288},
-        **{"recvmmsg": 299, "sendmmsg": 307, "io_pgetevents": 333, "io_uring_enter": 426},
-        **{"close_range": 436, "epoll_pwait2": 441},
-    },
+    numbers=_numbers(
+        "read 0 write 1 readv 19 writev 20 accept 43 sendto 44 recvfrom 45 sendmsg 46 recvmsg 47 clone 56"
+        " wait4 61 semop 65 rt_sigtimedwait 128 io_getevents 208 semtimedop 220 epoll_wait 232 epoll_pwait 281"
+        " accept4 288 recvmmsg 299 sendmmsg 307 io_pgetevents 333 io_uring_enter 426 close_range 436"
+        " epoll_pwait2 441"
+    ),
     more=((NT_FPREGSET, "CORE"), (0x202, "LINUX")),  # NT_X86_XSTATE
 )
 # Registers: kernel, arch/arm64/include/uapi/asm/ptrace.h; numbers: include/uapi/asm-generic/unistd.h.
@@ -135,7 +138,7 @@ AARCH64 = Architecture(
     arguments=(0, 1, 2, 3, 4, 5),
     # The kernel prepares the call again before a tracer sees the thread (arch/arm64/kernel/signal.c).
     original=None,
-    numbers={"clone": 220, "wait4": 260, "close_range": 436},
+    numbers=_numbers("clone 220 wait4 260 close_range 436"),
     more=((NT_FPREGSET, "CORE"), (0x401, "LINUX")),  # NT_ARM_TLS
 )
 

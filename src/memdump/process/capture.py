@@ -97,6 +97,7 @@ class Capture:
         self._at: int | None = None
         self._mode = wanted.mode
         self._reason: str | None = None
+        self._taken: _Taken | None = None
         self.pauses: list[int] = []
         """Nanoseconds, each time that it stood."""
         self._since = 0
@@ -115,13 +116,16 @@ class Capture:
         self._since = time.monotonic_ns()
         self._threads.interrupt()
 
-    def take(self, buffer: mmap.mmap, used: int) -> _Taken:
-        """Wait until they stand, and take what there is to take; ``used`` bytes of the buffer are taken."""
+    def take(self, buffer: mmap.mmap, used: int) -> int:
+        """Wait until they stand, and take what there is to take.
+
+        ``used`` bytes of the buffer are taken already; gives how many are then.
+        """
         self._threads.settle()
         if not self._threads.standing:
             raise Gone(f"process {self._wanted.pid} has ended")
         first = self._first()
-        taken = _Taken(
+        self._taken = _Taken(
             threads=tuple(self._thread(tid, found) for tid, found in self._in_order()),
             maps=proc.read(first, "maps"),
             auxv=proc.read(first, "auxv"),
@@ -129,15 +133,16 @@ class Capture:
             early=(),
         )
         if self._mode != FORK:
-            return taken
+            return used
         memory = os.open(f"/proc/{first}/mem", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            mappings = maps.parse(taken.maps)
+            mappings = maps.parse(self._taken.maps)
             self._at = inject.find_instruction(mappings, memory, self._architecture)
             early = _read_early(self._wanted, mappings, memory, buffer, used)
         finally:
             os.close(memory)
-        return taken._replace(early=early)
+        self._taken = self._taken._replace(early=early)
+        return used + sum(found.size for found in early)
 
     def _first(self) -> int:
         return next(tid for tid, _ in self._in_order())
@@ -160,7 +165,9 @@ class Capture:
             return
         tid = self._suitable()
         if self._at is None or tid is None:
-            what = "no instruction for system calls" if self._at is None else "no thread outside of a sequence"
+            what = (
+                "no instruction for system calls" if self._at is None else "no thread outside of a sequence"
+            )
             self._freeze(f"it has {what} to be borrowed")
             return
         returned = inject.call(tid, self._architecture, self._at, "clone", [_CLONE_FS | _CLONE_FILES])
@@ -193,15 +200,16 @@ class Capture:
             self._threads.release()
             self.pauses.append(time.monotonic_ns() - self._since)
 
-    def captured(self, taken: _Taken) -> Captured:
+    def captured(self) -> Captured:
         """Tell what was taken."""
+        assert self._taken is not None
         return Captured(
             pid=self._wanted.pid,
             mode=self._mode,
             reason=self._reason,
             child=self._child,
             pause=sum(self.pauses) or time.monotonic_ns() - self._since,
-            **taken._asdict(),
+            **self._taken._asdict(),
         )
 
     # After the stop.
@@ -275,7 +283,9 @@ class Capture:
             if at is None:
                 continue
             options = _WNOHANG | _WALL
-            returned = inject.call(tid, self._architecture, at, "wait4", [_in_its_namespace(child), 0, options])
+            returned = inject.call(
+                tid, self._architecture, at, "wait4", [_in_its_namespace(child), 0, options]
+            )
             return returned.result != 0
         return False
 

@@ -56,9 +56,7 @@ def begin(machine: int, notes: bytes, segments: Sequence[Segment]) -> bytes:
     at = memory_at
     for found in segments:
         programs.append(
-            _PROGRAM.pack(
-                _PT_LOAD, found.flags, at, found.start, 0, found.in_file, found.size, PAGE_SIZE
-            )
+            _PROGRAM.pack(_PT_LOAD, found.flags, at, found.start, 0, found.in_file, found.size, PAGE_SIZE)
         )
         at += found.in_file
     front = b"".join((header, section, *programs, notes))

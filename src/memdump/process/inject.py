@@ -58,9 +58,7 @@ def _alignment(architecture: Architecture) -> int:
     return 1 if architecture.name == "x86_64" else len(architecture.instruction)
 
 
-def call(
-    tid: int, architecture: Architecture, at: int, name: str, arguments: Sequence[int] = ()
-) -> Returned:
+def call(tid: int, architecture: Architecture, at: int, name: str, arguments: Sequence[int] = ()) -> Returned:
     """Have a thread make a system call by the instruction ``at``, and restore it exactly.
 
     The thread must stand for `ptrace.interrupt`, and does so again afterwards: only from there the kernel

@@ -8,7 +8,8 @@ from typing import NamedTuple
 _LINE = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) ([rwxsp-]{4}) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *([^\n]*)"
 )
-_READ, _WRITE, _EXECUTE = 4, 2, 1
+_PLAIN = (b"[heap]", b"[stack]", b"[anon:")
+_ELF_FLAGS = {"r": 4, "w": 2, "x": 1}
 
 
 class Mapping(NamedTuple):
@@ -41,10 +42,15 @@ class Mapping(NamedTuple):
         return self.inode != 0
 
     @property
+    def empty_is_zero(self) -> bool:
+        """Whether its pages that were never touched are zeros: not a file's, not the kernel's own."""
+        plain = not self.path or self.path.startswith(_PLAIN)
+        return plain and not self.of_file and not self.shared
+
+    @property
     def elf_flags(self) -> int:
         """The permissions as program headers have them."""
-        letters = zip(self.permissions, (_READ, _WRITE, _EXECUTE))
-        return sum(flag for letter, flag in letters if letter != "-")
+        return sum(flag for letter, flag in _ELF_FLAGS.items() if letter in self.permissions)
 
 
 class Details(NamedTuple):
@@ -55,7 +61,7 @@ class Details(NamedTuple):
     anonymous: int = 0
     """Bytes of these that are no file's, changed copies of a file's pages among them."""
     flags: frozenset[str] = frozenset()
-    """Two letters each: ``dc`` not copied on fork, ``wf`` wiped on fork, ``dd`` not dumped, ``io``, ``ht`` …"""
+    """Two letters each: ``dc`` not copied on fork, ``wf`` wiped on fork, ``dd`` not dumped, ``io``, ``ht``"""
 
 
 def parse(text: bytes) -> list[Mapping]:

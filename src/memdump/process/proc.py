@@ -13,7 +13,7 @@ def read(pid: int, name: str) -> bytes:
     """Read a file of ``/proc/PID`` whole; raises ``OSError``."""
     file = os.open(f"{_ROOT}/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        parts = []
+        parts: list[bytes] = []
         while True:
             part = os.read(file, 1 << 18)
             if not part:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from memdump.machine.manifest import Written
     from memdump.process.capture import Captured
     from memdump.process.guardian import Ended
-    from memdump.process.target import Target
     from memdump.process.take import Core, Taken
+    from memdump.process.target import Target
 
 FORMAT = "elf-core"
 SOURCE = "process"

@@ -34,10 +34,7 @@ def check(pid: int) -> None:
         raise UsageError(f"process {pid} ({_name(stat)}) has ended (a zombie): its memory is gone")
     tracer = status.number("TracerPid")
     if tracer:
-        raise NotPermitted(
-            f"process {pid} is traced by process {tracer} ({proc.comm(tracer)}) already, and only one can trace"
-            " it; end that one first"
-        )
+        raise traced(pid, tracer)
     try:
         os.close(os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC))
     except PermissionError:
@@ -45,6 +42,14 @@ def check(pid: int) -> None:
     except OSError as error:
         if not isinstance(error, (FileNotFoundError, ProcessLookupError)):
             raise MemdumpError(f"process {pid}: its memory cannot be opened: {error.strerror}") from None
+
+
+def traced(pid: int, tracer: int) -> NotPermitted:
+    """Say that another debugger is there already."""
+    return NotPermitted(
+        f"process {pid} is traced by process {tracer} ({proc.comm(tracer)}) already, and only one can trace"
+        " it; end that one first"
+    )
 
 
 def not_permitted(pid: int, status: proc.Status) -> NotPermitted:
@@ -70,7 +75,9 @@ def not_permitted(pid: int, status: proc.Status) -> NotPermitted:
             f"process {pid}: kernel.yama.ptrace_scope is {scope}, which keeps users from their own processes:"
             f" {_CAPABILITY}{'' if scope < 3 else ' not either until the next boot'}, or set it to 0"
         )
-    return NotPermitted(f"process {pid}: not permitted, by its capabilities or a security module: {_CAPABILITY}")
+    return NotPermitted(
+        f"process {pid}: not permitted, by its capabilities or a security module: {_CAPABILITY}"
+    )
 
 
 def _name(stat: proc.Stat) -> str:

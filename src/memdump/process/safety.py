@@ -92,7 +92,10 @@ def _commitment(status: proc.Status) -> str | None:
 def _memory(pid: int, status: proc.Status) -> str | None:
     needed = max((status.number("RssAnon") << 10) // _WRITTEN_SHARE, _LEAST_ROOM)
     for folder in _folders(pid, "memory"):
-        for limit, usage in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        for limit, usage in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
             most = _number(folder / limit)
             used = _number(folder / usage) - _reclaimable(folder)
             if most < _UNLIMITED and most - used < needed:
@@ -106,7 +109,9 @@ def _memory(pid: int, status: proc.Status) -> str | None:
 def _reclaimable(folder: Path) -> int:
     """Give the bytes of files that a cgroup would give up first."""
     try:
-        found = re.search(r"^(?:total_)?inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
+        found = re.search(
+            r"^(?:total_)?inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE
+        )
     except OSError:
         return 0
     return int(found[1]) if found else 0

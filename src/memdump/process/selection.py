@@ -8,7 +8,8 @@ from memdump.machine.host import PAGE_SIZE
 from memdump.process.maps import Details
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping as Dictionary
+    from collections.abc import Iterable
+    from collections.abc import Mapping as Dictionary
 
     from memdump.process.maps import Mapping
 
@@ -16,7 +17,7 @@ KINDS = ("file", "shared", "huge")
 _NEVER = (b"[vvar]", b"[vvar_vclock]", b"[vsyscall]")
 """Of the kernel, which lets nobody read them in another process."""
 _OF_DEVICES = frozenset({"io", "pf"})
-_IN_MEMORY = (b"/dev/shm/", b"/SYSV", b"/memfd:", b"/dev/zero", b"/anon_hugepage", b"/i915")  # noqa: S108
+_IN_MEMORY = (b"/dev/shm/", b"/SYSV", b"/memfd:", b"/dev/zero", b"/anon_hugepage", b"/i915")
 _DELETED = b" (deleted)"
 # The bits of coredump_filter (core(5)).
 _ANON_PRIVATE, _ANON_SHARED, _FILE_PRIVATE, _FILE_SHARED, _HEADERS, _HUGE_PRIVATE, _HUGE_SHARED = (

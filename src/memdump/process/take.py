@@ -16,7 +16,8 @@ from memdump.process.corefile import Segment
 from memdump.process.memory import CapturedMemory, Memory, Part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping as Dictionary, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Mapping as Dictionary
 
     from memdump.machine.host import Instant
     from memdump.process.capture import Captured
@@ -147,13 +148,16 @@ class _Sources:
         at = self._early.get((mapping.start, mapping.size))
         if at is not None:
             return Part(mapping.start, size, self._guardian.early(at, size), False), False, True
-        empty_is_zero = not mapping.of_file and not mapping.shared
         if self._is_copied(mapping, one.details):
             assert self._copy is not None
-            return Part(mapping.start, size, self._copy, empty_is_zero), mapping.shared, False
+            return Part(mapping.start, size, self._copy, mapping.empty_is_zero), mapping.shared, False
         if self._target is None:
             self._target = self._open(self._captured.threads[0].tid)
-        return Part(mapping.start, size, self._target, empty_is_zero), self._captured.mode in (FORK, LIVE), False
+        return (
+            Part(mapping.start, size, self._target, mapping.empty_is_zero),
+            self._captured.mode in (FORK, LIVE),
+            False,
+        )
 
     def _is_copied(self, mapping: Mapping, details: Details) -> bool:
         return (mapping.start, mapping.end) in self._copied and _WIPED not in details.flags
@@ -175,7 +179,9 @@ def write(
     """Write a core to a stream; ``stop`` may give a reason to end early."""
     clock, started = time.monotonic(), host.now()
     digest = Digest(stream)
-    reader = ReadAhead(CapturedMemory(found.parts), [Range(one.start, one.size) for one in found.parts], host.PAGE_SIZE)
+    reader = ReadAhead(
+        CapturedMemory(found.parts), [Range(one.start, one.size) for one in found.parts], host.PAGE_SIZE
+    )
     stopped_by, reached = None, 0
     try:
         digest.write(found.front)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import signal
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.errors import MemdumpError, NotPermitted
-from memdump.process import proc, ptrace
+from memdump.process import proc, ptrace, refusal
 from memdump.process.architecture import NT_PRSTATUS
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ _UNINTERRUPTIBLE = 0.1
 """Seconds for which the others stand until a thread is given up that waits for a device."""
 _LONGEST = 2.0
 """Seconds for which the others stand until a thread is given up that finds no free processor."""
-_SPINS = 200
-_NAP = 50e-6
+_LOOK = 0.005
+"""Seconds after which a thread is looked at, should no signal tell of it."""
 
 
 class Busy(MemdumpError):
@@ -75,10 +75,7 @@ class Threads:
             return
         tracer = found.number("TracerPid")
         if tracer:
-            raise NotPermitted(
-                f"process {self.pid} is traced by process {tracer} ({proc.comm(tracer)}) already, and only one"
-                " can trace it; end that one first"
-            )
+            raise refusal.traced(self.pid, tracer)
         raise NotPermitted(f"process {self.pid} must not be traced from here")
 
     def interrupt(self) -> None:
@@ -111,16 +108,14 @@ class Threads:
 
     def _wait_for_one(self, start: float) -> None:
         tid = min(self._moving)
-        for turn in range(1 << 30):
+        while True:
             stop = ptrace.wait(tid, now=True)
             if stop is not None:
                 self._stopped(tid, stop)
                 return
-            if turn < _SPINS:
-                os.sched_yield()
-            else:
-                time.sleep(_NAP)
-                self._give_up(tid, time.monotonic() - start)
+            # Each stop is told by a signal, which the guardian blocks so that it can wait for it.
+            signal.sigtimedwait([signal.SIGCHLD], _LOOK)
+            self._give_up(tid, time.monotonic() - start)
 
     def _stopped(self, tid: int, stop: ptrace.Stop) -> None:
         if stop.ended:
