@@ -109,6 +109,8 @@ def make(recipe: Recipe, kernel: kernels.Kernel, folder: Path) -> None:
         times["dumped"] = time.monotonic() - began
         status = guest.ask("acquire", "acquired")
         times["acquired"] = time.monotonic() - began
+        compared = guest.ask("sources", "compared")
+        times["compared"] = time.monotonic() - began
         guest.ask("end", "ended")
     disks.extract(carried, "/out", folder)
     carried.unlink()
@@ -116,6 +118,8 @@ def make(recipe: Recipe, kernel: kernels.Kernel, folder: Path) -> None:
         raise RuntimeError(
             f"memdump acquire ended with status {status}: {(folder / 'acquire.log').read_text()}"
         )
+    if compared != "0":
+        raise RuntimeError(f"the sources could not be compared: {(folder / 'sources.log').read_text()}")
     for image in ("memory.elf", "memory.lime"):
         (folder / image).chmod(0o644)
         make_sparse(folder / image)

@@ -5,6 +5,7 @@ Layouts and numbers are those of the kernel's ``include/uapi/linux/bpf.h``, the 
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 import resource
@@ -29,6 +30,8 @@ _LICENSE = b"Dual MIT/GPL"
 """Only programs under the GPL, be it one of several licenses, may read kernel memory."""
 _NAME = b"memdump"
 _LOG_SIZE = 64 << 10
+_TRIES = 5
+"""A signal that comes while the kernel checks a program makes it give up; it does not come every time."""
 _RESULT = struct.Struct("=i")
 
 _NUMBERS = {
@@ -53,11 +56,14 @@ def system_call() -> Call:
 
     def call(command: int, attributes: bytearray) -> int:
         place = ctypes.addressof(ctypes.c_char.from_buffer(attributes))
-        result: int = libc.syscall(number, command, place, len(attributes))
-        if result < 0:
+        for _ in range(_TRIES):
+            result: int = libc.syscall(number, command, place, len(attributes))
+            if result >= 0:
+                return result
             error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
-        return result
+            if error not in (errno.EAGAIN, errno.EINTR):
+                break
+        raise OSError(error, os.strerror(error))
 
     return call
 

@@ -69,6 +69,8 @@ def _play(scenario: str, host: Host) -> None:
             host.say(f"acquired {_acquire(*words)}")
         elif word == "do":
             host.say(f"did {played.do(*words)}")
+        elif word == "sources":
+            host.say(f"compared {_compare_sources()}")
         elif word == "end":
             _write("after.json", {"clock": record.clock(), "activity": record.activity()})
             subprocess.run(["sync"], check=True)
@@ -106,17 +108,26 @@ def _write(name: str, content: dict[str, Any]) -> None:
 
 def _acquire(name: str = "memory.lime", *options: str) -> int:
     """Take the memory from inside, as a responder would; the exit status of memdump."""
-    command = [sys.executable, "-m", "memdump", "acquire", str(OUT / name), *options]
+    return _run("acquire.log", "memdump", "acquire", str(OUT / name), *options)
+
+
+def _compare_sources() -> int:
+    return _run("sources.log", "tests.lab.inside.sources", str(OUT))
+
+
+def _run(log: str, module: str, *arguments: str) -> int:
+    """Run a module with memdump at hand; its exit status."""
     environment = {
         **os.environ,
-        "PYTHONPATH": str(CARRIED / "src"),
+        "PYTHONPATH": f"{CARRIED / 'src'}:{CARRIED}",
         "PYTHONDONTWRITEBYTECODE": "1",
         # Without SSSE3 and AVX, OpenSSL hashes almost three times as fast in emulation.
         "OPENSSL_ia32cap": "~0x1000020000000000:~0x20",
     }
-    with (OUT / "acquire.log").open("w") as log:
+    command = [sys.executable, "-m", module, *arguments]
+    with (OUT / log).open("w") as file:
         return subprocess.run(
-            command, env=environment, stdout=log, stderr=log, check=False, cwd="/"
+            command, env=environment, stdout=file, stderr=file, check=False, cwd="/"
         ).returncode
 
 
