@@ -8,6 +8,7 @@ on the disk: memdump ends then, after the others the disk is asked to take what 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shutil
 import sys
@@ -49,6 +50,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.acquisition", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--memory", default="1G", help="of the guest (default: %(default)s)")
+    parser.add_argument("--emulator", help="QEMU (default: the one on PATH, or a newer one where it is old)")
     parser.add_argument("--accelerator", default=boot.ACCELERATOR, help="QEMU's (default: %(default)s)")
     parser.add_argument("--processor", default=boot.CPU, help="QEMU's (default: %(default)s)")
     parser.add_argument("--only", action="append", choices=CONTENDERS, help="may be given several times")
@@ -63,6 +65,7 @@ def main() -> int:
         processor=args.processor,
     )
     try:
+        recipe = dataclasses.replace(recipe, emulator=args.emulator or peers.emulator())
         measure(recipe, args.rounds, args.only or CONTENDERS)
     except cache.NoLab as error:
         print(error, file=sys.stderr)

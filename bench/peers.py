@@ -6,6 +6,7 @@ Nothing is installed on this machine.  Each raises `cache.NoLab` with what is mi
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,18 @@ from tests.lab import cache, disks, kernels
 LIBRARIES = ("cryptography", "zstandard")
 """What memdump seals with."""
 LIME = "lime-forensics-dkms"
+QEMU, QEMU_SUITE = "qemu-system-x86_64", "trixie"
+EMULATES_SHA = 9
+"""The first QEMU that emulates the instructions for SHA-256, and long vectors at a bearable price."""
+START = """\
+#!/bin/sh
+# Runs a QEMU with the libraries, modules and firmware that it comes with, beside whatever is installed.
+root={root}
+libraries=$root/usr/lib/x86_64-linux-gnu
+export QEMU_MODULE_DIR=$libraries/qemu
+exec $root/usr/lib64/ld-linux-x86-64.so.2 --library-path $libraries $root/usr/bin/{program} \\
+    -L $root/usr/share/qemu -L $root/usr/share/seabios "$@"
+"""
 
 
 def avml() -> Path:
@@ -34,6 +47,21 @@ def avml() -> Path:
             with cache.made_whole(target) as folder:
                 _run(cargo, "install", "--quiet", "--locked", "--root", str(folder), "avml")
     return target / "bin" / "avml"
+
+
+def emulator() -> str:
+    """A QEMU that is new enough not to make digests a hundred times as slow as they are."""
+    said = _run(cache.tool(QEMU, "qemu-system-x86"), "--version")
+    found = re.search(r"version (\d+)", said)
+    if found and int(found[1]) >= EMULATES_SHA:
+        return QEMU
+    root = kernels.get_packages(f"qemu-{QEMU_SUITE}", ["qemu-system-x86"], QEMU_SUITE)
+    target = cache.folder() / "peers" / "qemu"
+    with cache.locked(target), cache.made_whole(target) as folder:
+        start = folder / QEMU
+        start.write_text(START.format(root=root, program=QEMU))
+        start.chmod(0o755)
+    return str(target / QEMU)
 
 
 def lime(kernel: kernels.Kernel) -> Path:

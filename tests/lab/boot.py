@@ -52,6 +52,7 @@ class Recipe:
     """Further options of QEMU."""
     accelerator: str = ACCELERATOR
     processor: str = CPU
+    emulator: str = "qemu-system-x86_64"
     options: str = ""
     """Further words of the kernel's command line."""
 
@@ -81,7 +82,7 @@ class Guest:
         if not vng:
             raise cache.NoLab("vng is not installed: pip install 'memdump[lab]'")
         command = [vng, "--verbose", "--run", str(kernel.image), "--disable-kvm", "--force-9p"]
-        command += ["--name", "victim", "--user", "root", "--cwd", "/"]
+        command += ["--qemu-bin", recipe.emulator, "--name", "victim", "--user", "root", "--cwd", "/"]
         command += [
             "--memory",
             recipe.memory,

@@ -96,17 +96,19 @@ def _unpack(packages: list[Path], folder: Path) -> None:
     (folder / "kernel.json").write_text(json.dumps({"release": release, "packages": names}, indent=2))
 
 
-def get_packages(name: str, packages: list[str]) -> Path:
+def get_packages(name: str, packages: list[str], suite: str | None = None) -> Path:
     """A folder with the files of packages of this machine's own release, kept as ``name``.
 
-    What they need comes with them, but for what the machine itself has.  Raises `cache.NoLab`.
+    What they need comes with them, but for what the machine itself has; with packages of another ``suite``
+    all of it, down to the C library.  Raises `cache.NoLab`.
     """
     target = cache.folder() / "packages" / name
     with cache.locked(target):
         if not target.exists():
             (archive, *_) = archives()
             with tempfile.TemporaryDirectory(prefix="memdump-apt-") as scratch:
-                downloaded = Apt(Path(scratch), archive, own_release()).download_to_add(packages)
+                apt = Apt(Path(scratch), archive, suite or own_release())
+                downloaded = apt.download_to_add(packages, alone=suite is not None)
                 with cache.made_whole(target) as folder:
                     for package in downloaded:
                         _run(cache.tool("dpkg-deb", "dpkg"), "-x", str(package), str(folder))
@@ -156,9 +158,12 @@ class Apt:
         _run("apt-get", "-q", *self.options, "download", *packages, cwd=self.scratch / "packages")
         return sorted((self.scratch / "packages").glob("*.deb"))
 
-    def download_to_add(self, packages: list[str]) -> list[Path]:
-        """Download these and whatever of their dependencies this machine lacks, or has too old."""
-        options = [option for option in self.options if not option.startswith("-oDir::State::status")]
+    def download_to_add(self, packages: list[str], *, alone: bool) -> list[Path]:
+        """Download these and whatever of their dependencies this machine lacks, or has too old.
+
+        Where they are to be ``alone``, nothing of the machine is counted on.
+        """
+        options = [option for option in self.options if alone or "Dir::State::status" not in option]
         options += ["-oDebug::NoLocking=1", "-y", "--no-install-recommends", "--download-only"]
         _run("apt-get", "-q", *options, "install", *packages)
         return sorted((self.scratch / "cache/archives").glob("*.deb"))
