@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import sys
+import tracemalloc
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -308,6 +311,16 @@ def test_questions_go_out_before_answers_are_waited_for() -> None:
     assert line.log[4:7] == ["received", "received", (b"R", 4 * size, size)]
 
 
+def test_what_was_announced_and_not_wanted_makes_room_for_more() -> None:
+    line = Line(answer(b"Z", b"") * 9)
+    questions = Questions(line)
+    blocks = [Range(index << 21, 1 << 21) for index in range(9)]
+    questions.expect(blocks)
+    questions.read(blocks[5])
+    asked = [entry[1] >> 21 for entry in line.log if entry != "received"]
+    assert asked == [0, 1, 2, 3, 5, 6, 7, 8]  # the first four before it was known
+
+
 def test_no_more_questions_are_open_than_a_pipe_holds() -> None:
     line = Line(b"")
     Questions(line).expect([Range(index * 4096, 4096) for index in range(5000)])
@@ -338,7 +351,7 @@ JSON = st.recursive(
 FRAMES = st.builds(
     answer,
     st.sampled_from([b"D", b"S", b"Z", b"P", b"T", b"X", b"E", b"?"]),
-    st.binary(max_size=600) | JSON.map(lambda value: __import__("json").dumps(value).encode()),
+    st.binary(max_size=600) | JSON.map(lambda value: json.dumps(value).encode()),
 )
 
 
@@ -359,9 +372,22 @@ def test_whatever_a_far_end_says_nothing_worse_than_an_error_comes_of_it(said: b
                 ask(questions)
 
 
-def test_a_flood_of_flags_is_not_unpacked() -> None:
-    import zlib
+def test_a_block_of_which_a_byte_is_missing_or_too_many_is_refused() -> None:
+    data = bytearray(b"\1" * 4096 + bytes(4096) + b"\1")
+    kind, parts = ssh_wire.pack(data)
+    payload = b"".join(parts)
+    assert kind == b"S"
+    for other in (payload[:-1], payload + b"\1"):
+        with pytest.raises(ValueError, match="not as much memory"):
+            ssh_wire.unpack(kind, other, len(data))
 
+
+def test_a_flood_of_flags_is_not_unpacked() -> None:
     line = Line(answer(b"P", zlib.compress(bytes(1 << 24))))
-    with pytest.raises(MemdumpError, match="makes no sense"):
-        Questions(line).flags(Range(0, 8192), 16)
+    tracemalloc.start()
+    try:
+        with pytest.raises(MemdumpError, match="makes no sense"):
+            Questions(line).flags(Range(0, 8192), 16)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
