@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import argparse
 
 _RECIPIENTS = "memdump/recipients"
+_WORK_FACTOR = 16
+"""Of scrypt: 64 MB for a quarter of a second. What age takes by itself is four times as much, for a server
+that is at work too much."""
 
 
 def add_arguments(group: argparse._ArgumentGroup) -> None:
@@ -105,4 +108,4 @@ def _passphrase() -> Any:
         raise UsageError("the passphrase is empty")
     if getpass.getpass("The same again: ") != text:
         raise UsageError("the two passphrases differ; nothing was done")
-    return Passphrase(text)
+    return Passphrase(text, _WORK_FACTOR)

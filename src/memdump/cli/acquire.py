@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from memdump.cli import _acquire_options, _acquisition, _sealing
 from memdump.errors import UsageError
-from memdump.machine import destination, priority, sources, sshsig
+from memdump.machine import destination, priority, secret, sources, sshsig
 from memdump.machine.interrupt import Interrupt
 from memdump.report.text import visible
 
@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     if args.sign:
         sshsig.check(args.sign)
     sealing = _sealing.choose(args, "" if args.out == "-" else args.out)
+    secret.protect_process()
     chosen = sources.open_source(args.source, _source_options(args))
     with contextlib.closing(chosen.source) as source:
         plan = _acquisition.plan(args, source, sealing)

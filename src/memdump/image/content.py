@@ -8,7 +8,7 @@ import stat
 from typing import TYPE_CHECKING, Any, Protocol
 
 from memdump.errors import NotADump, NotPermitted
-from memdump.image import secret
+from memdump.machine import secret
 
 if TYPE_CHECKING:
     import struct

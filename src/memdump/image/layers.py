@@ -93,7 +93,7 @@ def _recipients(content: Content) -> str:
 
 def _decrypted(path: Path, content: Content, identity: Key, ask: Ask | None, defects: list[str]) -> Content:
     from memdump.image.age_content import AgeContent, wants_passphrase
-    from memdump.image.secret import protect_process
+    from memdump.machine.secret import protect_process
 
     protect_process()
     identities = _identities(path, content, identity, ask)

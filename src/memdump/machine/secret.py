@@ -18,6 +18,8 @@ MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 CAP_IPC_LOCK = 14
 """``linux/capability.h``"""
 
+SWAPS = Path("/proc/swaps")
+
 locked = False
 """Whether what is mapped from now on is locked, too: see `let_go_of_files`."""
 
@@ -25,8 +27,9 @@ locked = False
 def protect_process() -> list[str]:
     """Forbid core dumps and debuggers of the same user, and lock memory where it can be locked without limit.
 
-    With a limit it is left alone, since allocations would fail once that is reached.  Gives in words what the
-    system did not let us do.  Of all this, programs that are started later inherit the core size limit only.
+    With a limit it is left alone, since allocations would fail once that is reached; and where the system has
+    no swap, since every page that is locked takes time.  Gives in words what the system did not let us do.
+    Of all this, programs that are started later inherit the core size limit only.
     """
     global locked
     missing = []
@@ -37,6 +40,8 @@ def protect_process() -> list[str]:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (OSError, ValueError):
         missing.append("core dumps are not forbidden")
+    if not _has_swap():
+        return missing
     locked = _may_lock() and libc.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0
     if locked:
         let_go_of_files()
@@ -62,6 +67,14 @@ def let_go_of_files() -> None:
         if rights == "r--s":
             start, end = (int(word, 16) for word in where.split("-"))
             libc.munlock(ctypes.c_void_p(start), ctypes.c_size_t(end - start))
+
+
+def _has_swap() -> bool:
+    """Whether memory can go to a disk: behind a line of titles stands one for each swap that is on."""
+    try:
+        return len(SWAPS.read_text(errors="replace").splitlines()) > 1
+    except OSError:
+        return True
 
 
 def _may_lock() -> bool:
