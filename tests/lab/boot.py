@@ -82,7 +82,7 @@ class Guest:
         if not vng:
             raise cache.NoLab("vng is not installed: pip install 'memdump[lab]'")
         command = [vng, "--verbose", "--run", str(kernel.image), "--disable-kvm", "--force-9p"]
-        command += ["--qemu-bin", recipe.emulator, "--name", "victim", "--user", "root", "--cwd", "/"]
+        command += ["--qemu", recipe.emulator, "--name", "victim", "--user", "root", "--cwd", "/"]
         command += [
             "--memory",
             recipe.memory,
