@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from .conftest import tool
 from .sealed import run, seal, unseal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 # The pair that the specification of age gives.
@@ -58,6 +60,11 @@ def test_the_pair_of_the_specification() -> None:
 @given(st.sampled_from(["age", "AGE-SECRET-KEY-", "age1name"]), st.binary(max_size=100))
 def test_bech32_gives_back_what_it_took(kind: str, data: bytes) -> None:
     assert bech32.decode(bech32.encode(kind, data)) == (kind, data)
+
+
+def numbers() -> Iterator[str]:
+    """Names of cases: they hold keys made afresh, which would be other names in each process."""
+    return map(str, itertools.count())
 
 
 @pytest.mark.parametrize(
@@ -140,6 +147,7 @@ def test_a_point_without_a_key_is_refused(point: bytes) -> None:
         ("/", "directory"),
         ("nul\0", "is no recipient"),
     ],
+    ids=numbers(),
 )
 def test_what_is_no_recipient_is_said(word: str, told: str) -> None:
     with pytest.raises(UsageError, match=told) as raised:
@@ -158,6 +166,7 @@ def test_what_is_no_recipient_is_said(word: str, told: str) -> None:
         (b"\xff\xfe", "not text"),
         (bytes(17 << 20), "too long"),
     ],
+    ids=numbers(),
 )
 def test_a_file_of_no_recipients_is_said(tmp_path: Path, text: bytes, told: str) -> None:
     path = tmp_path / "recipients"
@@ -188,6 +197,7 @@ def test_a_recipient_to_whom_nothing_can_be_encrypted() -> None:
         (private(ED25519).replace(b"\n", b"\nAAAA", 3), "damaged"),
         (b"\xff", "not text"),
     ],
+    ids=numbers(),
 )
 def test_what_is_no_identity_is_said(tmp_path: Path, text: bytes, told: str) -> None:
     path = tmp_path / "identities"
