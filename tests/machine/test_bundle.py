@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memdump import __version__
-from memdump.errors import UsageError
 from memdump.machine import bundle
 from tests.machine import fake_kcore, pythons
 
@@ -78,8 +77,19 @@ def test_it_makes_itself_again(program: Path, tmp_path: Path) -> None:
 
 
 def test_no_file_is_written_over(program: Path) -> None:
-    with pytest.raises(UsageError):
-        bundle.main(str(program))
+    done = subprocess.run(
+        [sys.executable, "-m", "memdump.machine.bundle", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"memdump: {program}: exists already")
+    assert done.stderr.count("\n") == 1
+
+
+def test_it_can_be_run_as_it_is(program: Path) -> None:
+    assert os.access(program, os.X_OK)
+    assert subprocess.run([program, "--version"], capture_output=True, check=True).stdout.startswith(
+        b"memdump"
+    )
 
 
 @pytest.mark.parametrize("python", pythons.NEW_ENOUGH)

@@ -9,6 +9,8 @@ import contextlib
 import io
 import json
 import os
+import re
+import signal
 import sys
 import tracemalloc
 import zlib
@@ -22,6 +24,7 @@ from memdump.errors import MemdumpError, NotPermitted, UsageError
 from memdump.machine import host, ssh, ssh_wire
 from memdump.machine.acquire import Plan, acquire
 from memdump.machine.source import Range
+from memdump.machine.sources import open_source
 from memdump.machine.ssh import SshSource
 from memdump.machine.ssh_questions import Questions
 from tests.machine import fake_kcore, pythons
@@ -256,13 +259,32 @@ def test_a_destination_is_no_option(destination: str) -> None:
 
 
 def test_options_reach_ssh(fake: Callable[..., None], tmp_path: Path) -> None:
-    fake(before="")
+    fake()
     (tmp_path / "bin/ssh").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/arguments\n')
     with pytest.raises(MemdumpError):
         SshSource("me@web1", options=["Port=2222", "-Fconfig"])
     given = (tmp_path / "arguments").read_text().splitlines()
     assert given[:2] == ["-oPort=2222", "-Fconfig"]
     assert given[-3:-1] == ["--", "me@web1"]
+
+
+def test_a_port_can_be_a_part_of_the_address(fake: Callable[..., None], tmp_path: Path) -> None:
+    fake()
+    (tmp_path / "bin/ssh").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/arguments\n')
+    with pytest.raises(MemdumpError):
+        open_source("ssh://me@web1:2222")
+    assert (tmp_path / "arguments").read_text().splitlines()[-2] == "ssh://me@web1:2222"
+
+
+def test_an_interrupt_is_for_memdump_not_for_ssh(fake: Callable[..., None], tmp_path: Path) -> None:
+    fake()
+    say = f"open({str(tmp_path / 'status')!r}, 'w').write(open('/proc/self/status').read())"
+    (tmp_path / "bin/ssh").write_text(f"#!{sys.executable} -IS\n{say}\n")
+    with pytest.raises(MemdumpError):
+        SshSource("web1")
+    blocked = re.search(r"^SigBlk:\s*(\w+)$", (tmp_path / "status").read_text(), re.MULTILINE)
+    assert blocked
+    assert int(blocked[1], 16) == 1 << signal.SIGINT - 1 | 1 << signal.SIGHUP - 1
 
 
 def test_nothing_is_written_where_it_runs(fake: Callable[..., None], tmp_path: Path) -> None:

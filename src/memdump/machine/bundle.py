@@ -10,8 +10,10 @@ import pkgutil
 import re
 import sys
 import zipfile
+from pathlib import Path
 from typing import Dict, Iterator, Optional, Sequence
 
+from memdump.errors import MemdumpError
 from memdump.machine.output import Output
 
 _SIDE = re.compile(
@@ -31,8 +33,6 @@ sys.exit(main())
 """The first thing the program runs; older Pythons than 3.8 must understand it too."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The time that all parts of the program bear: the first that a zip file can."""
-
-
 _NOT_FROM_THERE = ("memdump.machine.ssh", "memdump.machine.qemu")
 """The sources that would lead from the host on to others."""
 
@@ -94,11 +94,17 @@ def _text(file: str) -> Optional[str]:
 
 
 def main(path: str) -> None:
-    """Write the program to a new file."""
+    """Write the program to a new file; raises `MemdumpError` where that cannot be."""
     with Output(path) as out:
         out.write(program())
         out.commit()
+    Path(path).chmod(0o755)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m memdump.machine.bundle OUT.pyz")
+    try:
+        main(sys.argv[1])
+    except MemdumpError as error:
+        sys.exit(f"memdump: {error}")

@@ -36,14 +36,15 @@ class SshSource(Source):
     """Reads the memory of another machine through the best source there."""
 
     def __init__(self, destination: str, sudo: Optional[bool] = None, options: Sequence[str] = ()) -> None:
-        """Log in at ``destination`` (``[USER@]HOST`` or ``ssh://[USER@]HOST[:PORT]``) and send the far end.
+        """Log in at ``destination`` (``[USER@]HOST`` or ``//[USER@]HOST[:PORT]``) and send the far end.
 
         ``options`` are for ssh: ``Port=2222``, as behind its ``-o``, or whole ones such as ``-Fconfig``.
         ``sudo`` is used where the user is not root, unless it is said whether to.  Raises `MemdumpError`
         with ssh's own words where that fails, and what the source there raises.
         """
         self._lock = threading.Lock()
-        self._session = Session(destination, options, sudo)
+        address = f"ssh:{destination}" if destination.startswith("//") else destination
+        self._session = Session(address, options, sudo)
         self._questions = Questions(self._session)
         try:
             self._session.send(parcel(bundle.far_end(), START))
