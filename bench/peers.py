@@ -51,10 +51,10 @@ def avml() -> Path:
 
 def emulator() -> str:
     """A QEMU that is new enough not to make digests a hundred times as slow as they are."""
-    said = _run(cache.tool(QEMU, "qemu-system-x86"), "--version")
-    found = re.search(r"version (\d+)", said)
+    installed = cache.tool(QEMU, "qemu-system-x86")
+    found = re.search(r"version (\d+)", _run(installed, "--version"))
     if found and int(found[1]) >= EMULATES_SHA:
-        return QEMU
+        return installed
     root = kernels.get_packages(f"qemu-{QEMU_SUITE}", ["qemu-system-x86"], QEMU_SUITE)
     target = cache.folder() / "peers" / "qemu"
     with cache.locked(target), cache.made_whole(target) as folder:

@@ -52,7 +52,8 @@ class Recipe:
     """Further options of QEMU."""
     accelerator: str = ACCELERATOR
     processor: str = CPU
-    emulator: str = "qemu-system-x86_64"
+    emulator: str = ""
+    """The path of QEMU, if not the one on PATH."""
     options: str = ""
     """Further words of the kernel's command line."""
 
@@ -76,13 +77,13 @@ class Guest:
     def _start(self, recipe: Recipe, kernel: Kernel, carried: Path) -> subprocess.Popen[bytes]:
         scripts = sysconfig.get_path("scripts")
         search = os.pathsep.join([scripts, os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-        cache.tool("qemu-system-x86_64", "qemu-system-x86")
+        emulator = recipe.emulator or cache.tool("qemu-system-x86_64", "qemu-system-x86")
         cache.tool("busybox", "busybox-static")
         vng = shutil.which("vng", path=search)
         if not vng:
             raise cache.NoLab("vng is not installed: pip install 'memdump[lab]'")
         command = [vng, "--verbose", "--run", str(kernel.image), "--disable-kvm", "--force-9p"]
-        command += ["--qemu", recipe.emulator, "--name", "victim", "--user", "root", "--cwd", "/"]
+        command += ["--qemu", emulator, "--name", "victim", "--user", "root", "--cwd", "/"]
         command += [
             "--memory",
             recipe.memory,
