@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from memdump.errors import NotPermitted
+from memdump.errors import NotADump, NotPermitted
 from memdump.image.content import open_content
 from memdump.image.joined import open_joined, whole_of
 from memdump.image.zstd_layout import is_zstd
@@ -67,7 +67,7 @@ def open_layers(path: Path, identity: Key, ask: Ask | None) -> Opened:
     metadata = b""
     try:
         if content[:64].startswith(AGE):
-            layers.append(Layer("age", _recipients(content)))
+            layers.append(Layer("age", _recipients(path, content)))
             content = _decrypted(path, content, identity, ask, defects)
         if is_zstd(content[:4]):
             from memdump.image.zstd_content import open_zstd
@@ -81,12 +81,15 @@ def open_layers(path: Path, identity: Key, ask: Ask | None) -> Opened:
     return Opened(path, content, tuple(layers), metadata, size, defects)
 
 
-def _recipients(content: Content) -> str:
+def _recipients(path: Path, content: Content) -> str:
     """Say what kinds of recipients may decrypt it; of those of age itself nobody can tell who they are."""
     from memdump.image.age_armour import is_armoured, remove_armour
     from memdump.image.age_header import decode_header
 
-    header = decode_header(remove_armour(content) if is_armoured(content) else content)
+    try:
+        header = decode_header(remove_armour(content) if is_armoured(content) else content)
+    except NotADump as error:
+        raise NotADump(f"{path}: {error}") from None
     kinds = Counter(stanza.kind for stanza in header.stanzas)
     return ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds.items())
 
