@@ -10,7 +10,6 @@ import os
 import threading
 from array import array
 from bisect import bisect_right
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
@@ -52,7 +51,7 @@ class SeekableContent:
         self._index = index or read_index(content, self.defects)
         self._starts = array("Q", accumulate(self._index.sizes, initial=0))
         self._length = self._starts[-1]
-        self._frames: OrderedDict[int, bytes] = OrderedDict()
+        self._frames: dict[int, bytes] = {}
         self._room = CACHE
         self._last = NOWHERE
         self._of_thread = threading.local()
@@ -77,24 +76,23 @@ class SeekableContent:
         first = bisect_right(self._starts, start) - 1
         begin, end = self._starts[first], self._starts[first + 1]
         if stop <= end:
-            data = self._frame(first)
+            data = self._frames.get(first) or self._load(first)
             self._last = (begin, end, data)
             return data[start - begin : stop - begin]
         numbers = range(first, bisect_right(self._starts, stop - 1))
-        whole = b"".join(self._long(numbers) if stop - start >= LONG else map(self._frame, numbers))
+        if stop - start >= LONG:
+            whole = b"".join(self._long(numbers))
+        else:
+            whole = b"".join([self._frames.get(number) or self._load(number) for number in numbers])
         return whole[start - begin : stop - begin]
 
-    def _frame(self, number: int) -> bytes:
-        """Give a frame, from the cache or into it."""
-        data = self._frames.get(number)
-        if data is not None:
-            self._frames.move_to_end(number)
-            return data
+    def _load(self, number: int) -> bytes:
+        """Decompress a frame and keep it; the oldest make room for it."""
         data = self._unpack(number, self._packed(number))
         self._frames[number] = data
         self._room -= len(data)
         while self._room < 0:
-            self._room += len(self._frames.popitem(last=False)[1])
+            self._room += len(self._frames.pop(next(iter(self._frames))))
         return data
 
     def _long(self, numbers: range) -> Iterator[bytes]:
