@@ -127,7 +127,7 @@ def _take(
     digest = Digest(place) if layout.sealing.layers else None
     sealed = layout.sealing.upon(digest or Sparse(place))
     taken = _write(core, sealed, layout, place, interrupt)
-    (ended,) = guardian.release(captured.pid)
+    ended = guardian.release(captured.pid)
     facts = record.record(__version__, sys.argv, target, captured, core, taken, ended)
     failure = _acquisition.end(facts, sealed, place)
     size, sha256 = (digest.size, digest.close()) if digest else (taken.size, taken.sha256)

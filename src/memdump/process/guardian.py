@@ -11,7 +11,6 @@ import contextlib
 import gc
 import mmap
 import os
-import select
 import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +28,6 @@ EARLY = 16 << 20
 """Bytes that are read while the processes stand, at most: a few milliseconds."""
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGPIPE)
 _NULL = "/dev/null"
-_ALL = -1
 
 
 class Ended(NamedTuple):
@@ -51,6 +49,7 @@ class Guardian:
         self._known = architecture.this()
         ours, its = channel.pair()
         self._channel = ours
+        self._ended: dict[int, Ended] = {}
         self._pid = os.fork()
         if not self._pid:
             _guard(its, wanted, self._early, self._known)
@@ -66,11 +65,12 @@ class Guardian:
         """Give what was read while the processes stood."""
         return memoryview(self._early)[at : at + size]
 
-    def release(self, pid: int = _ALL) -> list[Ended]:
-        """Let a process go, or all of them, and end its copy; tells how that went."""
-        self._channel.send(pid)
-        found: list[Ended] = self._answer()
-        return found
+    def release(self, pid: int) -> Ended:
+        """Let a process go that stands, and end its copy; tells how that went, the second time too."""
+        if pid not in self._ended:
+            self._channel.send(pid)
+            self._ended[pid] = self._answer()
+        return self._ended[pid]
 
     def _answer(self) -> Any:
         try:
@@ -128,15 +128,15 @@ def _leave(its: Channel) -> None:
 
 
 def _serve(its: Channel, captures: list[Capture], early: mmap.mmap) -> None:
-    """Hold the processes from the first message on; let go of each that a message names, at last of all."""
+    """Hold the processes from the first message on, and let go of each that a message names."""
     its.receive()
     try:
         its.send(_hold(captures, early))
         while captures:
-            pid = _next(its)
-            chosen = [one for one in captures if pid in (_ALL, one.pid)]
-            captures[:] = [one for one in captures if one not in chosen]
-            its.send([_end(one) for one in chosen])
+            pid = its.receive()
+            (chosen,) = (one for one in captures if one.pid == pid)
+            captures.remove(chosen)
+            its.send(_end(chosen))
     except (MemdumpError, OSError) as error:
         for one in captures:
             _end(one)
@@ -145,12 +145,6 @@ def _serve(its: Channel, captures: list[Capture], early: mmap.mmap) -> None:
     finally:
         for one in captures:
             _end(one)
-
-
-def _next(its: Channel) -> int:
-    select.select([its], [], [])
-    pid: int = its.receive()
-    return pid
 
 
 def _end(capture: Capture) -> Ended:

@@ -1,0 +1,220 @@
+"""What a process notices of being taken: nothing but that a moment was a little longer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memdump.process.guardian import Guardian
+from memdump.process.selection import Choice
+from memdump.process.take import core, write
+from memdump.process.target import survey
+from tests.process.targets import Running, begun, needs_gcc, running
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = needs_gcc
+MODES = ("fork", "freeze", "live")
+CALLS = (
+    "read poll ppoll select epoll_wait epoll_pwait futex futex_timeout nanosleep accept accept_timeout"
+    " recv_timeout semop sigtimedwait wait4"
+).split()
+
+
+def memdump(*words: object) -> list[str]:
+    return [sys.executable, "-m", "memdump", "process", *map(str, words)]
+
+
+def take(pid: int, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(memdump(pid, out, *options), capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("call", CALLS)
+def test_a_blocked_call_stays_blocked(tmp_path: Path, call: str, mode: str) -> None:
+    with running("blocked", call) as target:
+        time.sleep(0.1)
+        before = (target.children(), target.status("SigBlk"), target.status("TracerPid"))
+        for number in range(2):
+            done = take(target.pid, tmp_path / f"{number}.core", "--mode", mode)
+            assert done.returncode == 0, done.stderr
+        time.sleep(0.05)
+        assert target.process.poll() is None, target.line()
+        assert target.state == "S"
+        assert (target.children(), target.status("SigBlk"), target.status("TracerPid")) == before
+
+
+def test_a_sleep_ends_when_it_would_have(tmp_path: Path) -> None:
+    start = time.monotonic()
+    with begun(["sleep", "3"]) as target:
+        assert take(target.pid, tmp_path / "a.core").returncode == 0
+        assert target.process.wait() == 0
+        assert time.monotonic() - start >= 3
+
+
+def test_a_handler_that_waits_interrupts_as_it_would_have(tmp_path: Path) -> None:
+    """A signal with a handler still makes EINTR of epoll_wait."""
+    program = (
+        "import select, signal, os\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b'handled\\n'))\n"
+        "os.write(1, b'ready\\n')\n"
+        "select.epoll().poll(100, 1)\n"
+    )
+    with begun([sys.executable, "-c", program]) as target:
+        assert target.line() == "ready"
+        assert take(target.pid, tmp_path / "a.core").returncode == 0
+        os.kill(target.pid, signal.SIGUSR1)
+        assert target.line() == "handled"
+        assert target.process.poll() is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_stopped_process_stays_stopped(tmp_path: Path, mode: str) -> None:
+    with running("counting", 2) as target:
+        os.kill(target.pid, signal.SIGSTOP)
+        os.waitpid(target.pid, os.WUNTRACED)
+        done = take(target.pid, tmp_path / "a.core", "--mode", mode)
+        assert done.returncode == 0, done.stderr
+        assert target.state == "T"
+        os.kill(target.pid, signal.SIGCONT)
+        assert "childless" in target.ask()
+
+
+def test_signals_that_come_meanwhile_arrive(tmp_path: Path) -> None:
+    """Hundreds of signals, one for one: each is answered before the next is sent."""
+    with running("signals") as target:
+        dump = subprocess.Popen(memdump(target.pid, tmp_path / "a.core"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        sent = 0
+        while dump.poll() is None or sent < 100:
+            os.kill(target.pid, signal.SIGUSR1)
+            assert target.byte() == "!"
+            sent += 1
+        assert dump.wait() == 0
+
+
+def test_python_with_threads_goes_on(tmp_path: Path) -> None:
+    program = (
+        "import sys, threading, time\n"
+        "count = [0] * 8\n"
+        "def work(number):\n"
+        "    while True: count[number] += 1; time.sleep(0.0005)\n"
+        "for number in range(8): threading.Thread(target=work, args=(number,), daemon=True).start()\n"
+        "print('ready', flush=True)\n"
+        "while sys.stdin.read(1): print(min(count), flush=True)\n"
+    )
+    with begun([sys.executable, "-c", program]) as target:
+        assert target.line() == "ready"
+        for number in range(3):
+            before = int(target.ask())
+            assert take(target.pid, tmp_path / f"{number}.core").returncode == 0
+            time.sleep(0.2)
+            assert int(target.ask()) > before
+
+
+def survives(target: Running) -> None:
+    """It runs, counts, and nothing of memdump is in it."""
+    before = int(target.ask().split()[0])
+    deadline = time.monotonic() + 10
+    while target.status("TracerPid") != "0" or target.children():
+        assert time.monotonic() < deadline, "the guardian does not let go"
+        time.sleep(0.002)
+    time.sleep(0.01)
+    count, children = target.ask().split(" ", 1)
+    assert int(count) > before
+    assert children == "childless"
+    assert target.status("SigBlk") == "0" * 16
+
+
+@pytest.mark.parametrize("mode", ["fork", "freeze"])
+@pytest.mark.parametrize("threads", [1, 16])
+def test_memdump_is_killed_at_any_moment(threads: int, mode: str) -> None:
+    """SIGKILL, many times, most of them while the process stands or its copy is there."""
+    chance = random.Random(f"{threads} {mode}")
+    with running("counting", threads) as target:
+        for _ in range(60):
+            taker = _taker(target.pid, mode)
+            _until_it_begins(target, chance)
+            os.kill(taker, signal.SIGKILL)
+            os.waitpid(taker, 0)
+            survives(target)
+
+
+@pytest.mark.parametrize("mode", ["fork", "freeze"])
+def test_the_command_is_killed(tmp_path: Path, mode: str) -> None:
+    """The same with the whole command, and its process group as a terminal would kill it."""
+    chance = random.Random(mode)
+    with running("counting", 3) as target:
+        for number in range(5):
+            words = memdump(target.pid, tmp_path / f"{number}.core", "--mode", mode)
+            dump = subprocess.Popen(
+                words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+            _until_it_begins(target, chance)
+            os.killpg(dump.pid, signal.SIGKILL)
+            dump.wait()
+            survives(target)
+
+
+def _taker(pid: int, mode: str) -> int:
+    """Begin a process that takes another one, as the command does, and reads it for a while."""
+    taker = os.fork()
+    if taker:
+        return taker
+    try:
+        found = survey(pid, mode)
+        with Guardian([found.wanted(Choice())]) as guardian:
+            (captured,) = guardian.hold()
+            with core(captured, guardian, found.details, Choice(), found.owner) as laid_out:
+                write(laid_out, _Nowhere(), lambda _: None, lambda: None)
+            guardian.release(pid)
+    finally:
+        os._exit(0)
+
+
+class _Nowhere:
+    def write(self, data: object, /) -> None:
+        """Take it slowly."""
+        time.sleep(0.0005)
+
+
+def _until_it_begins(target: Running, chance: random.Random) -> None:
+    """Wait until the guardian has come, mostly, and then a while."""
+    deadline = time.monotonic() + (5 if chance.random() < 0.9 else chance.random() * 0.02)
+    while target.status("TracerPid") == "0" and time.monotonic() < deadline:
+        time.sleep(0)
+    time.sleep(chance.random() * chance.choice((0.0003, 0.003, 0.03)))
+
+
+def test_the_process_ends_meanwhile(tmp_path: Path) -> None:
+    """It is killed while its copy is being read: the copy holds what there was."""
+    with running("tick", 300) as target:
+        dump = subprocess.Popen(memdump(target.pid, tmp_path / "a.core"), stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 10
+        while not (child := target.children()) and time.monotonic() < deadline:
+            time.sleep(0)
+        assert child
+        target.process.kill()
+        target.process.wait()
+        assert dump.wait() == 0, dump.stderr and dump.stderr.read()
+        assert dump.stderr
+        dump.stderr.close()
+        deadline = time.monotonic() + 5
+        while os.path.exists(f"/proc/{child}/mem") and time.monotonic() < deadline:  # noqa: PTH110
+            time.sleep(0.01)
+        assert not os.path.exists(f"/proc/{child}/exe") or _is_zombie(int(child))  # noqa: PTH110
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whoever inherits the copy reaps it, and may take its time."""
+    with contextlib.suppress(OSError):
+        return Running.state.fget(type("It", (), {"pid": pid})) == "Z"  # type: ignore[attr-defined]
+    return True
