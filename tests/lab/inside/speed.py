@@ -16,6 +16,7 @@ ADDED = Path("/lab/added")
 """What the host sends along: ``avml``, ``lime.ko``, ``python`` with memdump compiled, ``files`` to read."""
 OUT = Path("/lab/out/image")
 READ = ("/usr", str(ADDED / "files"))
+READY = "ready"
 SHARE = 8
 """The programs together hold an eighth of all memory in objects of theirs."""
 HOLDERS = 4
@@ -57,14 +58,22 @@ def last_moment() -> None:
 
 
 def do(*words: str) -> str:
-    """Take the memory once with one of the programs, and tell as JSON what that took."""
-    command = COMMANDS[" ".join(words)]
+    """Get ready for a program (`READY`), or take the memory with one and tell as JSON what that took."""
+    name = " ".join(words)
+    return _get_ready() if name == READY else json.dumps(_take(COMMANDS[name]))
+
+
+def _get_ready() -> str:
     for old in OUT.parent.glob(f"{OUT.name}*"):
         old.unlink()
     subprocess.run(["sync"], check=True)
     _read_files()  # an image before this one may have pushed them out
+    return READY
+
+
+def _take(command: list[str]) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": str(ADDED / "python"), "HOME": "/root"}
-    busy, began = _busy(), time.monotonic()
+    began = time.monotonic()
     process = subprocess.Popen(command, env=environment, cwd="/", stderr=subprocess.PIPE)
     assert process.stderr
     said = process.stderr.read().decode(errors="replace")
@@ -72,22 +81,28 @@ def do(*words: str) -> str:
     process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.monotonic() - began
     subprocess.run(["sync"], check=True)
-    durable, busy = time.monotonic() - began, _busy() - busy
+    durable = time.monotonic() - began
     if command[0] == "insmod":
         subprocess.run(["rmmod", "lime"], check=True)
     images = [path for path in OUT.parent.glob(f"{OUT.name}*") if path.suffix not in (".json", ".jsonl")]
-    return json.dumps(
-        {
-            "status": process.returncode,
-            "said": said[-2000:],
-            "seconds": seconds,
-            "durable": durable,
-            "processor": used.ru_utime + used.ru_stime,
-            "busy": busy,
-            "size": sum(path.stat().st_size for path in images),
-            "memory": used.ru_maxrss * 1024,
-        }
-    )
+    return {
+        "status": process.returncode,
+        "said": said[-2000:],
+        "seconds": seconds,
+        "durable": durable,
+        "processor": used.ru_utime + used.ru_stime,
+        "size": sum(path.stat().st_size for path in images),
+        "memory": used.ru_maxrss * 1024,
+        "timings": _timings(),
+    }
+
+
+def _timings() -> dict[str, float]:
+    """What memdump says of its steps, which run beside each other."""
+    timings: dict[str, float] = {}
+    for manifest in OUT.parent.glob(f"{OUT.name}*.json"):
+        timings = json.loads(manifest.read_text())["timings"]
+    return timings
 
 
 def _read_files() -> None:
@@ -111,9 +126,3 @@ def _hold(number: int, amount: int, told: int) -> None:
     os.write(told, b"x")
     while words:
         signal.pause()
-
-
-def _busy() -> float:
-    """Seconds of processor time that anything on this machine has used so far."""
-    user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:])
-    return (user + nice + system + sum(rest[:2])) / os.sysconf("SC_CLK_TCK")
