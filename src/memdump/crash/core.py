@@ -168,6 +168,8 @@ class Core:
 
 
 def _core_header(path: Path, content: Content) -> elf.Elf:
+    if content[:4] != elf.MAGIC:
+        raise NotADump(f"{path}: is no core; give the core of a process, or an image of a machine")
     header = elf.parse_header(path, content)
     if header.type != elf.ET_CORE:
         raise NotADump(f"{path}: is an ELF program or library, not a core; give the core that it left")

@@ -152,7 +152,7 @@ def current(program: CrashProgram, pc: int, registers: Mapping[str, int]) -> Cur
 
 
 def _accesses(found: Any, registers: Mapping[str, int]) -> list[Access]:
-    import capstone  # type: ignore[import-untyped]
+    import capstone
 
     if found.mnemonic in ("lea", "nop"):
         return []
@@ -168,7 +168,7 @@ def _accesses(found: Any, registers: Mapping[str, int]) -> list[Access]:
 
 
 def _access(found: Any, operand: Any, registers: Mapping[str, int]) -> Access | None:
-    import capstone  # type: ignore[import-untyped]
+    import capstone
 
     memory = operand.mem
     base, index = found.reg_name(memory.base) or "", found.reg_name(memory.index) or ""
@@ -225,7 +225,7 @@ def _whole(register: str) -> str:
 
 
 def _divisor(program: CrashProgram, found: Any, registers: Mapping[str, int]) -> int | None:
-    import capstone  # type: ignore[import-untyped]
+    import capstone
 
     operand = found.operands[0]
     if operand.type == capstone.CS_OP_MEM:
@@ -235,5 +235,5 @@ def _divisor(program: CrashProgram, found: Any, registers: Mapping[str, int]) ->
     value = _value(registers, found.reg_name(operand.reg))
     if value is None:
         return None
-    sign = 1 << operand.size * 8 - 1
+    sign: int = 1 << operand.size * 8 - 1
     return (value & sign - 1) - (value & sign)

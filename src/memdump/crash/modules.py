@@ -54,11 +54,8 @@ def load(program: drgn.Program, root: Path | None) -> list[CrashModule]:
     for module, _new in program.loaded_modules():
         if root is not None and module.name.startswith("/"):
             _try_root(module, root / module.name.lstrip("/"))
-        if not module.name.startswith("/") or _is_file(Path(module.name)) or root is not None:
-            wanted.append(module)
-        elif module.build_id:
-            # Opening what is no ordinary file, which a core can name, may wait for ever.
-            module.loaded_file_status = drgn.ModuleFileStatus.DONT_WANT
+        # To open what is no ordinary file, which a hostile core can name, may wait for ever.
+        if not module.name.startswith("/") or not _is_special(Path(module.name)):
             wanted.append(module)
     try:
         program.load_module_debug_info(*wanted)
@@ -113,6 +110,10 @@ def _is_file(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):
         return False
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not _is_file(path)
 
 
 def build_id_of(path: Path) -> bytes | None:

@@ -110,7 +110,7 @@ class CrashProgram:
     def symbol(self, name: str) -> int | None:
         """The address of a symbol."""
         try:
-            return self.drgn.symbol(name).address
+            return int(self.drgn.symbol(name).address)
         except FAULTS:
             return None
 

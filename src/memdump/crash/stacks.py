@@ -85,7 +85,7 @@ def crashed(program: CrashProgram, stack: Any, registers: Mapping[str, int]) -> 
     """The frames of the crashed thread, also where the processor was led to where no code is."""
     top = frames(program, stack)
     region = program.core.region(top[0].pc) if top and top[0].pc is not None else None
-    if len(top) != 1 or (region and region.flags & EXECUTE):
+    if not top or (region and region.flags & EXECUTE):
         return top
     address = lost.return_address(program, registers)
     rest = frames(program, lost.caller(program, registers, address)) if address else ()
@@ -94,7 +94,7 @@ def crashed(program: CrashProgram, stack: Any, registers: Mapping[str, int]) -> 
     first = rest[0]
     offset = None if first.offset is None else first.offset + 1
     module_offset = None if first.module_offset is None else first.module_offset + 1
-    return (*top, replace(first, pc=address, offset=offset, module_offset=module_offset), *rest[1:])
+    return (top[0], replace(first, pc=address, offset=offset, module_offset=module_offset), *rest[1:])
 
 
 def frames(program: CrashProgram, stack: Any, detailed: int = MOST_DETAILED) -> tuple[Frame, ...]:

@@ -11,13 +11,16 @@ import lzma
 import os
 import tempfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 import zstandard
 
+from memdump.crash.core import Core
 from memdump.errors import MemdumpError, NotADump
+from memdump.image import elf
 from memdump.image.content import Damaged, open_content
 from memdump.image.layers import AGE, open_layers
+from memdump.image.zstd_layout import is_zstd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,13 +28,50 @@ if TYPE_CHECKING:
     from memdump.image.content import Content
     from memdump.image.layers import Ask, Key
 
-ZSTD, LZ4, XZ = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\xfd7zXZ\x00"
-SKIPPABLE = range(0x184D2A50, 0x184D2A60)
-"""Zstandard frames that readers skip; memdump puts its manifest into one at the beginning."""
+LZ4, XZ = b"\x04\x22\x4d\x18", b"\xfd7zXZ\x00"
 STEP = 1 << 20
 PAGE = 4096
 LARGEST_WINDOW = 1 << 27
 XZ_MEMORY = 1 << 30
+
+
+HEAD = 8 << 20
+"""Bytes from the beginning of a core, in which its notes are."""
+
+
+def is_of_process(path: Path, identity: Key = None, ask: Ask | None = None) -> bool:
+    """Whether a file is the core of a process, packed or not, rather than the memory of a machine.
+
+    Raises `NotADump` and `NotPermitted` as `Unpacked` does.
+    """
+    head = _head(path, identity, ask)
+    if not head.startswith(elf.MAGIC):
+        return False
+    try:
+        return Core(path, cast("Content", head)).belongs_to_process
+    except NotADump:
+        return True  # a 32-bit core, or a program: explaining it will say so
+
+
+def _head(path: Path, identity: Key, ask: Ask | None) -> bytes:
+    """The beginning of what is in the file."""
+    content: Content = open_content(path)
+    try:
+        start = content[:64]
+        if start.startswith((LZ4, XZ)):
+            return elf.MAGIC  # no image of a machine that can be read is packed so
+        if is_zstd(start):
+            decompressor = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW)
+            with path.open("rb") as packed:
+                return decompressor.stream_reader(packed, read_across_frames=True).read(HEAD)
+        if start.startswith(AGE):
+            content.close()
+            content = open_layers(path, identity, ask).content
+        return content[:HEAD]
+    except (Damaged, zstandard.ZstdError) as error:
+        raise NotADump(f"{path}: cannot be read: {error}") from None
+    finally:
+        content.close()
 
 
 class Unpacked:
@@ -63,15 +103,18 @@ class Unpacked:
         if start.startswith(AGE):
             content.close()
             return self._decrypted(identity, ask)
-        writer = {ZSTD: self._unpack_zstd, LZ4: self._unpack_lz4, XZ[:4]: self._unpack_xz}.get(start[:4])
-        if int.from_bytes(start[:4], "little") in SKIPPABLE:
-            writer = self._unpack_zstd
-        if writer is None:
+        if is_zstd(start):
+            unpack = self._unpack_zstd
+        elif start.startswith(LZ4):
+            unpack = self._unpack_lz4
+        elif start.startswith(XZ):
+            unpack = self._unpack_xz
+        else:
             return content
         content.close()
         with _full_disk(self.path):
             self._spool = tempfile.TemporaryFile(dir=_folder())  # noqa: SIM115 - open as long as this is
-            writer(self._spool)
+            unpack(self._spool)
             self._spool.truncate()
             self._spool.flush()
         if not os.fstat(self._spool.fileno()).st_size:

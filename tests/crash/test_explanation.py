@@ -1,0 +1,183 @@
+"""Each way to crash is recognised, with debug information and without."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memdump.crash import signals
+
+if TYPE_CHECKING:
+    from tests.crash.conftest import Explained
+
+KINDS = {
+    "null_field": "null_pointer",
+    "null_write": "null_pointer",
+    "null_call": "null_call",
+    "jump_to_data": "jump_to_data",
+    "jump_to_heap": "jump_to_data",
+    "jump_to_unmapped": "wild_jump",
+    "write_read_only": "write_to_read_only",
+    "read_unmapped": "unmapped",
+    "use_freed": "unmapped",
+    "read_protected": "no_access",
+    "overrun": "overrun",
+    "text_as_pointer": "non_canonical",
+    "stack_overflow": "stack_overflow",
+    "thread_stack_overflow": "stack_overflow",
+    "divide": "division_by_zero",
+    "divide_overflow": "division_overflow",
+    "misaligned": "misaligned",
+    "misaligned_checked": "misaligned",
+    "shortened_file": "file_shortened",
+    "failed_assertion": "assertion",
+    "plain_abort": "abort",
+    "double_free": "heap_corruption",
+    "corrupt_heap": "heap_corruption",
+    "invalid_free": "heap_corruption",
+    "smashed_stack": "stack_smashing",
+    "fortified": "buffer_overflow",
+    "illegal": "trap_instruction",
+    "breakpoint": "breakpoint",
+    "killed": "raised",
+    "raised": "raised",
+    "threads": "null_pointer",
+}
+WITH_AND_WITHOUT = pytest.mark.parametrize("debug", [True, False], ids=["debug", "stripped"])
+
+
+@WITH_AND_WITHOUT
+@pytest.mark.parametrize(("way", "kind"), KINDS.items())
+def test_the_kind_of_crash(way: str, kind: str, debug: bool, explained: Explained) -> None:
+    found = explained(way, debug=debug)
+    assert found.verdict.kind == kind, found.verdict
+
+
+@WITH_AND_WITHOUT
+def test_a_field_of_null_with_its_offset(explained: Explained, debug: bool) -> None:
+    verdict = explained("null_field", debug=debug).verdict
+    assert verdict.address == 24
+    assert "a read of 8 bytes" in verdict.text
+    assert "at offset 24 (0x18)" in verdict.text
+    assert verdict.notes == (("by the types of the variables it is node->next",) if debug else ())
+
+
+@WITH_AND_WITHOUT
+def test_a_write_to_null_is_called_one(explained: Explained, debug: bool) -> None:
+    assert "a write to 4 bytes" in explained("null_write", debug=debug).verdict.text
+
+
+def test_what_kind_of_memory_was_jumped_to(explained: Explained) -> None:
+    assert "the heap (rw-)" in explained("jump_to_heap").verdict.text
+    assert "/crash (rw-)" in explained("jump_to_data").verdict.text
+    assert explained("jump_to_unmapped").verdict.address == 0x123450000
+
+
+def test_a_text_that_was_taken_for_a_pointer(explained: Explained) -> None:
+    verdict = explained("text_as_pointer").verdict
+    assert verdict.address == int.from_bytes(b"overflow", "little")
+    assert "'overflow'" in verdict.notes[0]
+
+
+def test_endless_recursion_and_where_the_stack_ran_out(explained: Explained) -> None:
+    main, thread = explained("stack_overflow").verdict, explained("thread_stack_overflow").verdict
+    assert main.notes == thread.notes == ("endless recursion: recurse calls itself",)
+    assert "right below" in main.text
+    assert "in the guard page" in thread.text
+
+
+def test_a_division_and_its_divisor(explained: Explained) -> None:
+    assert explained("divide").verdict.text.startswith("an integer was divided by zero: idiv")
+    assert explained("divide_overflow").verdict.text.endswith("by -1")
+
+
+@WITH_AND_WITHOUT
+def test_a_failed_assertion_in_its_own_words(explained: Explained, debug: bool) -> None:
+    found = explained("failed_assertion", debug=debug)
+    assert '`zero == 1 && "the answer is known"` failed' in found.verdict.text
+    assert "crash.c:" in found.verdict.text
+    assert found.verdict.text.endswith("in failed_assertion")
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ("double_free", "free(): double free detected in tcache 2"),
+        ("invalid_free", "free(): invalid pointer"),
+        ("smashed_stack", "*** stack smashing detected ***: terminated"),
+        ("fortified", "*** buffer overflow detected ***: terminated"),
+    ],
+)
+@WITH_AND_WITHOUT
+def test_what_glibc_printed(way: str, message: str, debug: bool, explained: Explained) -> None:
+    assert explained(way, debug=debug).message == message
+
+
+def test_the_function_that_the_library_failed_in(explained: Explained) -> None:
+    for way in ("smashed_stack", "double_free", "failed_assertion"):
+        culprit = explained(way).culprit
+        assert culprit is not None
+        assert culprit.function == {"smashed_stack": "smash"}.get(way, way)
+        assert culprit.file.endswith("crash.c")
+
+
+@pytest.mark.parametrize(
+    ("way", "kind", "says"),
+    [
+        ("derived", "shop::OutOfStock", "no apples left"),
+        ("standard", "std::out_of_range", "position 17 of 3"),
+        ("plain", "shop::Plain", ""),
+        ("integer", "int", "1234"),
+        ("literal", "char const*", "a text thrown as it is"),
+        ("string", "std::string", "a string that is longer than sixteen bytes"),
+        ("allocation", "std::bad_alloc", ""),
+    ],
+)
+@WITH_AND_WITHOUT
+def test_an_uncaught_exception(way: str, kind: str, says: str, debug: bool, explained: Explained) -> None:
+    found = explained(way, debug=debug, program="throw")
+    assert found.verdict.kind == "uncaught_exception", found.verdict
+    assert found.exception is not None
+    assert (found.exception.type, found.exception.message) == (kind, says)
+    assert kind in found.verdict.text
+    assert says in found.verdict.text
+
+
+def test_who_sent_the_signal(explained: Explained) -> None:
+    found = explained("killed")
+    assert found.process is not None
+    assert found.signal is not None
+    assert found.signal.sender == found.process.pid
+    assert found.signal.code == 0
+    assert found.signal.number == signal.SIGSEGV
+
+
+def test_threads_with_equal_stacks_are_one_group(explained: Explained) -> None:
+    found = explained("threads")
+    assert [len(group.threads) for group in found.others] == [5]
+    assert found.thread not in found.others[0].threads
+    assert any(frame.function == "waiting" for frame in found.others[0].frames)
+
+
+def test_the_path_behind_a_jump_into_nowhere(explained: Explained) -> None:
+    for way in ("null_call", "jump_to_heap", "jump_to_unmapped", "jump_to_data"):
+        assert [frame.function for frame in explained(way).stack[1:3]] == [way, "main"]
+        stripped = explained(way, debug=False).stack
+        assert stripped[1].module.endswith("crash-stripped")
+        assert stripped[2].module.endswith("crash-stripped")
+
+
+def test_a_stripped_program_says_what_is_missing(explained: Explained) -> None:
+    found = explained("null_field", debug=False)
+    assert len(found.defects) == 1
+    assert "no debug information for" in found.defects[0]
+    assert found.modules[0].build_id in found.defects[0]
+    assert explained("null_field").defects == []
+
+
+def test_every_signal_has_a_name() -> None:
+    assert signals.name(signal.SIGSEGV) == "SIGSEGV"
+    assert signals.name(40) == "SIGRT8"
+    assert signals.name(0) == "signal 0"
