@@ -238,7 +238,7 @@ def test_damage_in_a_frame_loses_that_frame_only(number: int, share: float) -> N
         assert (error.offset, error.size) == (begin, end - begin)
 
 
-def test_a_checksum_of_the_table_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checksum_of_the_table_counts() -> None:
     """A whole frame in the place of another of the same sizes is found out by the table."""
     noise = random.Random(3).randbytes(10 * FRAME)
     file = write([noise])
@@ -358,7 +358,39 @@ def test_a_table_that_says_more_than_any_frame_can_give() -> None:
     assert "does not fit" in defects[0]
 
 
-def test_zeros_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_of_the_table_is_one_frame() -> None:
+    first, second = frame(DATA[:1000]), frame(DATA[1000:2000])
+    content = SeekableContent(Bytes(first + second + seek_table([(len(first) + len(second), 1000)])))
+    with pytest.raises(Damaged):
+        content[:]
+
+
+@pytest.mark.parametrize("change", ["an entry too few", "an entry too many", "a reserved bit"])
+def test_a_table_that_does_not_fit_is_not_believed(change: str) -> None:
+    frames = [frame(piece) for piece in PIECES]
+    entries = [(len(packed), len(piece)) for packed, piece in zip(frames, PIECES, strict=True)]
+    if change == "an entry too few":
+        entries = entries[1:]
+    elif change == "an entry too many":
+        entries.append((10, 10))
+    content, _, defects = opened(b"".join(frames) + seek_table(entries, 0x40 if "bit" in change else 0))
+    assert content[:] == DATA
+    assert len(defects) == 1
+    assert "the frames were looked for one by one" in defects[0]
+
+
+def test_pages_of_zeros_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zstd_content, "LARGEST_FRAME", 1 << 10)
+    block = b"\1".ljust(128 << 10, b"\0")
+    packed = frame(block * 2048)
+    before = resident()
+    content, _, _ = opened(packed)
+    assert content[: len(block)] == block
+    assert resident() - before < 64 << 20
+    content.close()
+
+
+def test_zeros_take_no_memory() -> None:
     before = resident()
     content, _, defects = opened(bomb())
     assert (len(content), defects) == (ZEROS_1_GIB, [])
