@@ -8,16 +8,19 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.lab import cache, guests
 
-from bench import opening, scan, start
+from bench import opening, scan, sealed, start, write_path
 
 if TYPE_CHECKING:
     from tests.lab.guests import Made
 
 ROUNDS = 5
+SCRATCH = Path("/var/tmp")
+"""On a disk."""
 
 
 def main() -> int:
@@ -35,8 +38,16 @@ def main() -> int:
     opening.measure(small.lime_image, large.lime_image, ROUNDS)
     _say("Start and memory")
     start.measure(small.lime_image, ROUNDS)
+    _say("Sealed images")
+    sealed.measure(small.lime_image, ROUNDS)
     _say("Last resort")
     scan.measure(2 << 30, ROUNDS)
+    _say("Write path")
+    write_path.measure(small.lime_image, ROUNDS, SCRATCH)
+    _say("Acquisition beside AVML, at this machine's own speed")
+    subprocess.run([sys.executable, "-m", "bench.native", small.lime_image], check=False)
+    _say("Acquisition beside AVML and LiME, in an emulated guest")
+    subprocess.run([sys.executable, "-m", "bench.acquisition"], check=False)
     return 0
 
 
