@@ -24,10 +24,23 @@ if TYPE_CHECKING:
 
 pytestmark = needs_gcc
 MODES = ("fork", "freeze", "live")
-CALLS = (
-    "read poll ppoll select epoll_wait epoll_pwait futex futex_timeout nanosleep accept accept_timeout"
-    " recv_timeout semop sigtimedwait wait4"
-).split()
+CALLS = [
+    "read",
+    "poll",
+    "ppoll",
+    "select",
+    "epoll_wait",
+    "epoll_pwait",
+    "futex",
+    "futex_timeout",
+    "nanosleep",
+    "accept",
+    "accept_timeout",
+    "recv_timeout",
+    "semop",
+    "sigtimedwait",
+    "wait4",
+]
 
 
 def memdump(*words: object) -> list[str]:
@@ -92,7 +105,9 @@ def test_a_stopped_process_stays_stopped(tmp_path: Path, mode: str) -> None:
 def test_signals_that_come_meanwhile_arrive(tmp_path: Path) -> None:
     """Hundreds of signals, one for one: each is answered before the next is sent."""
     with running("signals") as target:
-        dump = subprocess.Popen(memdump(target.pid, tmp_path / "a.core"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        dump = subprocess.Popen(
+            memdump(target.pid, tmp_path / "a.core"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         sent = 0
         while dump.poll() is None or sent < 100:
             os.kill(target.pid, signal.SIGUSR1)

@@ -27,7 +27,9 @@ needs_gdb = pytest.mark.skipif(not shutil.which("gdb"), reason="gdb is not insta
 def built(name: str, *options: str) -> Path:
     """Compile a program, once."""
     folder = Path(tempfile.mkdtemp(prefix="memdump-target-"))
-    subprocess.run(["gcc", "-g", "-O1", "-pthread", *options, _FOLDER / f"{name}.c", "-o", folder / name], check=True)
+    subprocess.run(
+        ["gcc", "-g", "-O1", "-pthread", *options, _FOLDER / f"{name}.c", "-o", folder / name], check=True
+    )
     return folder / name
 
 
@@ -37,6 +39,12 @@ class Running:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.pid = process.pid
+
+    def patient_line(self) -> str:
+        """Read what it says next, however long it takes."""
+        assert self.process.stdout
+        select.select([self.process.stdout], [], [])
+        return self.line()
 
     def line(self) -> str:
         """Read what it says next."""
@@ -74,7 +82,9 @@ class Running:
 
     def children(self) -> str:
         """The ids of its children."""
-        return " ".join(path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/children")).strip()
+        return " ".join(
+            path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/children")
+        ).strip()
 
 
 @contextlib.contextmanager
