@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from memdump.crash import abort, environment, exception, fault, instructions, null_field, signals, stacks
+from memdump.crash import (
+    abort,
+    environment,
+    exception,
+    fault,
+    instructions,
+    null_field,
+    python,
+    signals,
+    stacks,
+)
 from memdump.crash.core import Core
 from memdump.crash.program import FAULTS, CrashProgram
 from memdump.crash.unpacked import Unpacked
@@ -20,6 +30,7 @@ if TYPE_CHECKING:
     from memdump.crash.instructions import Instruction
     from memdump.crash.modules import CrashModule
     from memdump.crash.notes import ProcessInfo, SignalInfo
+    from memdump.crash.python import PythonStacks
     from memdump.crash.stacks import Frame, Group
     from memdump.image.layers import Ask, Key
 
@@ -61,6 +72,8 @@ class Explanation:
     others: list[Group]
     """The other threads, equal stacks together."""
     modules: list[CrashModule]
+    python: PythonStacks | None
+    """None where no Python ran in it."""
     started: Started | None
     """Only where it was asked for."""
     defects: list[str] = field(default_factory=list)
@@ -100,6 +113,7 @@ def explain(
         program = CrashProgram(core, unpacked.file, root)
         try:
             found = _explain(program, with_environment)
+            found = _with_python(found, unpacked)
         finally:
             program.close()
     finally:
@@ -140,9 +154,18 @@ def _explain(program: CrashProgram, with_environment: bool) -> Explanation:
         registers=[Register(name, value, _where(program, value)) for name, value in registers.items()],
         others=stacks.group(program, tids[1:]),
         modules=program.modules,
+        python=None,
         started=environment.started(program) if with_environment else None,
         defects=_defects(program, stack),
     )
+
+
+def _with_python(found: Explanation, unpacked: Unpacked) -> Explanation:
+    known = python.stacks(unpacked.file, found.modules, unpacked.descriptors)
+    defects = found.defects
+    if known and known.error:
+        defects = [*defects, f"the stacks of Python cannot be read: {known.error}"]
+    return replace(found, python=known, defects=defects)
 
 
 def _judge(

@@ -94,6 +94,11 @@ class Unpacked:
         self.content = content
 
     @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What a process must inherit that is to open `file`."""
+        return (self._spool.fileno(),) if self._spool else ()
+
+    @property
     def file(self) -> Path:
         """A file with the core in it, as long as this is open."""
         return Path(f"/proc/self/fd/{self._spool.fileno()}") if self._spool else self.path

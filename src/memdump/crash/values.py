@@ -15,6 +15,7 @@ LONGEST = 160
 LONGEST_STRING = 80
 LARGEST = 2048
 """Bytes; of a larger object only its size is told."""
+OPTIMISED_OUT = "<optimised out>"
 CHARACTERS = ("char", "signed char", "unsigned char")
 
 
@@ -22,7 +23,7 @@ def show(program: CrashProgram, value: drgn.Object) -> str:
     """A value as in C, in one line; in words where there is none."""
     try:
         if value.absent_:
-            return "<optimised out>"
+            return OPTIMISED_OUT
         return _cut(_show(program, value))
     except drgn.FaultError:
         return "<not in the core>"

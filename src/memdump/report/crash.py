@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memdump.crash import signals
+from memdump.crash.values import OPTIMISED_OUT
 from memdump.report.styled import Line, Span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from memdump.crash.explanation import Explanation
+    from memdump.crash.python import PythonThread
     from memdump.crash.stacks import Frame
 
 LABEL = 10
@@ -26,6 +28,7 @@ MOST_THREADS = 8
 def lines(found: Explanation) -> Iterator[Line]:
     """All of it; a line may be longer than the terminal is wide."""
     yield from _answer(found)
+    yield from _python(found)
     yield ()
     yield _title("STACK", f"of thread {found.thread}" if found.thread is not None else "")
     yield from _stack(found.stack, MOST_FRAMES)
@@ -98,6 +101,8 @@ def _frame(number: int, frame: Frame) -> Iterator[Line]:
     inline = " (inlined)" if frame.inline else ""
     yield Span(f"  {number:>3}  "), Span(name), Span(where + inline, "faint")
     for variable in () if frame.of_runtime else frame.variables:
+        if variable.value == OPTIMISED_OUT:
+            continue
         yield Span("         "), Span(f"{variable.name} = {variable.value}", "faint")
 
 
@@ -121,13 +126,42 @@ def _others(found: Explanation) -> Iterator[Line]:
     yield ()
     yield _title("THREADS", f"{count} other{'s' * (count != 1)}")
     for group in found.others[:MOST_GROUPS]:
-        shown = ", ".join(map(str, group.threads[:MOST_THREADS]))
-        more = f" and {len(group.threads) - MOST_THREADS} more" if len(group.threads) > MOST_THREADS else ""
-        alike = f"{len(group.threads)} threads alike: " if len(group.threads) > 1 else "thread "
-        yield Span("  "), Span(alike + shown + more)
+        yield Span("  "), Span(_count(group.threads))
         yield from _stack(group.frames, MOST_FRAMES_OF_OTHERS)
     if len(found.others) > MOST_GROUPS:
         yield (Span(f"  … {len(found.others) - MOST_GROUPS} more stacks: --format json has all", "faint"),)
+
+
+def _python(found: Explanation) -> Iterator[Line]:
+    if found.python is None or not found.python.threads:
+        return
+    yield ()
+    yield _title("PYTHON", found.python.version)
+    alike: dict[tuple[object, ...], list[PythonThread]] = {}
+    for thread in sorted(found.python.threads, key=lambda one: (one.tid != found.thread, one.tid)):
+        alike.setdefault(tuple(frame.place for frame in thread.frames), []).append(thread)
+    for group in alike.values():
+        first = group[0]
+        state = [_count([thread.tid for thread in group])]
+        state += ["which crashed"] * (first.tid == found.thread) + ["has the GIL"] * first.has_gil
+        state += ["collects garbage"] * first.collecting
+        yield Span("  "), Span(", ".join(state))
+        for number, frame in enumerate(first.frames[:MOST_FRAMES]):
+            arguments = ", ".join(f"{one.name}={one.value}" for one in frame.arguments)
+            where = f" at {frame.file}:{frame.line}"
+            yield Span(f"  {number:>3}  "), Span(f"{frame.function} ({arguments})"), Span(where, "faint")
+            if first.tid == found.thread:
+                for one in frame.variables:
+                    yield Span("         "), Span(f"{one.name} = {one.value}", "faint")
+        if len(first.frames) > MOST_FRAMES:
+            yield (Span(f"       … {len(first.frames) - MOST_FRAMES} more …", "faint"),)
+
+
+def _count(tids: Sequence[int]) -> str:
+    """Threads that do the same, by their numbers."""
+    shown = ", ".join(map(str, tids[:MOST_THREADS]))
+    more = f" and {len(tids) - MOST_THREADS} more" if len(tids) > MOST_THREADS else ""
+    return (f"{len(tids)} threads alike: " if len(tids) > 1 else "thread ") + shown + more
 
 
 def _code(found: Explanation) -> Iterator[Line]:
