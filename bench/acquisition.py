@@ -42,6 +42,20 @@ CONTENDERS = (
     "memdump kcore .lime.zst.age",
     "memdump ebpf .lime.zst.age",
 )
+COMPARISONS = (
+    ("speed of avml", "durable", "memdump kcore .lime", "avml"),
+    ("  in QEMU's processor time", "emulation", "memdump kcore .lime", "avml"),
+    ("speed of lime", "durable", "memdump kcore .lime", "lime"),
+    ("  in QEMU's processor time", "emulation", "memdump kcore .lime", "lime"),
+    ("speed of lime digest=sha256", "durable", "memdump kcore .lime", "lime digest=sha256"),
+    ("speed of avml --compress", "durable", "memdump kcore .lime.zst", "avml --compress"),
+    ("  in QEMU's processor time", "emulation", "memdump kcore .lime.zst", "avml --compress"),
+    ("  smaller by", "size", "memdump kcore .lime.zst", "avml --compress"),
+    ("speed of lime compress=1", "durable", "memdump kcore .lime.zst", "lime compress=1"),
+    ("  smaller by", "size", "memdump kcore .lime.zst", "lime compress=1"),
+    ("reading with ebpf, beside kcore", "reading", "memdump ebpf .lime", "memdump kcore .lime"),
+)
+"""What is compared by which figure: ours, and that of which it should at least be as good."""
 MB = 1e6
 
 Taken = dict[str, Any]
@@ -77,34 +91,18 @@ def main() -> int:
 
 def measure(recipe: boot.Recipe, rounds: int, contenders: Sequence[str] = CONTENDERS) -> None:
     """Run all in turns, print what each took, and how memdump stands."""
-    best: dict[str, Taken] = {}
-    least: dict[str, float] = {}
+    runs: dict[str, list[Taken]] = {}
     with tempfile.TemporaryDirectory(prefix="memdump-bench-", dir="/var/tmp") as folder:
         for name, taken in _run(recipe, rounds, contenders, Path(folder)):
-            least[name] = min(least.get(name, taken["emulation"]), taken["emulation"])
-            if name not in best or taken["durable"] < best[name]["durable"]:
-                best[name] = taken
-    print(
-        f"\nbest of {rounds} rounds, {recipe.memory} of memory, {recipe.accelerator}, -cpu {recipe.processor}"
-    )
-    for name, taken in best.items():
-        _say(name, taken)
-    for what, ours, theirs in (
-        ("speed of avml", "memdump kcore .lime", "avml"),
-        ("speed of lime", "memdump kcore .lime", "lime"),
-        ("speed of lime digest=sha256", "memdump kcore .lime", "lime digest=sha256"),
-        ("speed of avml --compress", "memdump kcore .lime.zst", "avml --compress"),
-        ("speed of lime compress=1", "memdump kcore .lime.zst", "lime compress=1"),
-        ("ebpf, beside kcore", "memdump ebpf .lime", "memdump kcore .lime"),
-    ):
-        if ours in best and theirs in best:
-            print(verdict(what, best[theirs]["durable"] / best[ours]["durable"], 1))
-            print(verdict("  the same in QEMU's processor time", least[theirs] / least[ours], 1))
-    ours, theirs = "memdump kcore .lime.zst", "avml --compress"
-    if ours in best and theirs in best:
-        print(
-            verdict("size beside avml --compress", best[ours]["size"] / best[theirs]["size"], 1, at_most=True)
-        )
+            runs.setdefault(name, []).append(taken)
+    print(f"\nbest of {rounds} rounds, {recipe.memory} of memory")
+    print(f"emulated with {recipe.accelerator}, -cpu {recipe.processor}")
+    for name, taken in runs.items():
+        _say(name, min(taken, key=lambda one: float(one["durable"])))
+    for what, key, ours, theirs in COMPARISONS:
+        if ours in runs and theirs in runs:
+            mine, other = (min(taken[key] for taken in runs[name]) for name in (ours, theirs))
+            print(verdict(what, other / mine, 1))
 
 
 def _run(
@@ -131,7 +129,7 @@ def _take(guest: boot.Guest, name: str) -> Taken:
     guest.ask(f"do {speed.READY}", "did")
     before = _used(guest.pid)
     taken: Taken = json.loads(guest.ask(f"do {name}", "did"))
-    return {**taken, "emulation": _used(guest.pid) - before}
+    return {**taken, **taken["timings"], "emulation": _used(guest.pid) - before}
 
 
 def _used(pid: int) -> float:
