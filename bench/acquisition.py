@@ -97,8 +97,8 @@ def measure(recipe: boot.Recipe, rounds: int, contenders: Sequence[str] = CONTEN
             runs.setdefault(name, []).append(taken)
     print(f"\nbest of {rounds} rounds, {recipe.memory} of memory")
     print(f"emulated with {recipe.accelerator}, -cpu {recipe.processor}")
-    for name, taken in runs.items():
-        _say(name, min(taken, key=lambda one: float(one["durable"])))
+    for name, rounds_of_it in runs.items():
+        _say(name, min(rounds_of_it, key=lambda one: float(one["durable"])))
     for what, key, ours, theirs in COMPARISONS:
         if ours in runs and theirs in runs:
             mine, other = (min(taken[key] for taken in runs[name]) for name in (ours, theirs))
