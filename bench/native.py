@@ -1,6 +1,6 @@
 """``memdump acquire`` beside AVML at this machine's own speed: ``python -m bench.native [IMAGE]``.
 
-In an emulated guest a digest takes fifty times as long as a copy, and on a processor about as long.  So here
+In an emulated guest a digest takes ten times as long as a copy, and on a processor three times.  So here
 both run on this machine, and see the memory of an image in place of its own: in namespaces of its own each
 finds that memory under ``/proc/kcore``, laid out as the kernel does it, and its ranges under ``/proc/iomem``.
 One is a user namespace, in which nobody could open the real ones.
