@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memdump.cli import _image, _outcome
 from memdump.cli._terminal import colour, room
@@ -43,21 +43,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Explain it; 1 where something is missing from the answer, which is said on stderr."""
-    from memdump.crash.explanation import explain
-    from memdump.report import crash, crash_json
+    from memdump.crash.unpacked import is_of_process
 
     if args.root is not None and not args.root.is_dir():
         raise UsageError(f"{args.root}: is no folder; give the one that the root file system is mounted at")
-    found = explain(Path(args.image), root=args.root, with_environment=args.environment, **_image.keys(args))
-    if args.format == "json":
-        from memdump.report.json import encode
+    path = Path(args.image)
+    if path.exists() and is_of_process(path, **_image.keys(args)):
+        return _process(path, args)
+    return _kernel(args)
 
-        print(encode(crash_json.document(found)))
+
+def _process(path: Path, args: argparse.Namespace) -> int:
+    from memdump.crash.explanation import explain
+    from memdump.report import crash, crash_json
+
+    found = explain(path, root=args.root, with_environment=args.environment, **_image.keys(args))
+    if args.format == "json":
+        _print_json(crash_json.document(found))
     else:
         _print(crash.lines(found))
-    for defect in found.defects:
+    return _ended(found.defects)
+
+
+def _kernel(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from memdump.crash.kernel import explain_kernel
+    from memdump.report import kernel_crash
+
+    with _image.open_dump(args) as dump:
+        found = explain_kernel(dump)
+        if args.format == "json":
+            _print_json(asdict(found))
+        else:
+            _print(kernel_crash.lines(found))
+        return _ended(found.defects) or _outcome.status(dump)
+
+
+def _ended(defects: list[str]) -> int:
+    for defect in defects:
         print(f"memdump: {visible(defect)}", file=sys.stderr)
-    return _outcome.INCOMPLETE if found.defects else 0
+    return _outcome.INCOMPLETE if defects else 0
+
+
+def _print_json(document: Any) -> None:
+    from memdump.report.json import encode
+
+    print(encode(document))
 
 
 def _print(lines: Iterable[Line]) -> None:

@@ -1,0 +1,135 @@
+"""The kernel stack of the task that panicked.
+
+The registers of a running task are in no image but those that QEMU or kdump write.  They are not needed: the
+task is still inside of ``panic``, so on its stack stands an address in ``panic`` to which a function returns
+that ``panic`` has called, and from there on the stack can be unwound by the kernel's ORC tables.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import drgn
+
+from memdump.kernel.modules import for_each_module
+from memdump.kernel.problems import SMEAR
+from memdump.kernel.text import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memdump.kernel.kernel import Kernel
+
+INSIDE = ("vpanic", "panic")
+"""``panic`` is a wrapper of ``vpanic`` since Linux 6.16."""
+LARGEST_FUNCTION = 1 << 14
+MOST_ATTEMPTS = 64
+LARGEST_STACK = 1 << 17
+ENTRIES = ("entry_", "ret_from_fork", "asm_", "secondary_startup", "x86_64_start", "start_secondary", "el0")
+"""How the outermost function of a stack that was unwound to its end begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFrame:
+    """A function of the kernel that was called and has not returned."""
+
+    pc: int
+    function: str
+    """Empty where it is not known."""
+    offset: int | None
+    module: str
+    """The module that it is in; empty for the kernel itself."""
+
+
+def of_panic(kernel: Kernel, task: int) -> tuple[KernelFrame, ...]:
+    """The stack of a task that is in ``panic``, innermost first; empty where it cannot be unwound.
+
+    Raises what reading a torn structure raises.
+    """
+    best: list[KernelFrame] = []
+    modules = list(_modules(kernel))
+    for _, (address, value) in zip(range(MOST_ATTEMPTS), _returns(kernel, task), strict=False):
+        frames = list(_unwind(kernel, address, value, modules))
+        if frames and frames[-1].function.startswith(ENTRIES):
+            return tuple(frames)
+        best = max(best, frames, key=len)
+    return tuple(best) if len(best) > 1 else ()
+
+
+def _returns(kernel: Kernel, task: int) -> Iterator[tuple[int, int]]:
+    """Where on the stack an address inside of ``panic`` stands, and that address; the lowest first."""
+    program = kernel.program
+    struct_task = drgn.Object(program, "struct task_struct", address=task)
+    size = _stack_size(kernel)
+    base = int(struct_task.stack)
+    data = program.read(base, size)
+    ranges = [
+        (start, start + LARGEST_FUNCTION)
+        for name in INSIDE
+        if (start := kernel.symbols.address_of(name)) is not None
+    ]
+    for number, (value,) in enumerate(struct.iter_unpack("<Q", data)):
+        if any(start < value < end for start, end in ranges) and _name(kernel, value - 1) in INSIDE:
+            yield base + number * 8, value
+
+
+def _stack_size(kernel: Kernel) -> int:
+    """``THREAD_SIZE``: that of the first task's stack, which is a variable of its own."""
+    try:
+        size = drgn.sizeof(kernel.program.type("union thread_union"))
+    except SMEAR:
+        size = 1 << 14
+    return min(size, LARGEST_STACK)
+
+
+def _unwind(
+    kernel: Kernel, address: int, value: int, modules: list[tuple[str, int, int]]
+) -> Iterator[KernelFrame]:
+    """The frames from a return address on, which stands at ``address``."""
+    program = kernel.program
+    kind = program.type("struct pt_regs")
+    registers = bytearray(drgn.sizeof(kind))
+    for name, content in (("ip", value - 1), ("sp", address + 8)):
+        struct.pack_into("<Q", registers, drgn.offsetof(kind, name), content)
+    try:
+        trace = program.stack_trace(drgn.Object.from_bytes_(program, kind, bytes(registers)))
+    except SMEAR:
+        return
+    for number, frame in enumerate(trace):
+        try:
+            pc = int(frame.pc) + (number == 0)
+        except SMEAR:
+            return
+        yield _frame(kernel, pc, modules)
+
+
+def _frame(kernel: Kernel, pc: int, modules: list[tuple[str, int, int]]) -> KernelFrame:
+    symbol = _symbol(kernel, pc - 1)
+    module = next((name for name, start, end in modules if start <= pc < end), "")
+    if symbol is None:
+        return KernelFrame(pc, "", None, module)
+    return KernelFrame(pc, symbol.name, pc - symbol.address, module)
+
+
+def _name(kernel: Kernel, address: int) -> str:
+    symbol = _symbol(kernel, address)
+    return symbol.name if symbol else ""
+
+
+def _symbol(kernel: Kernel, address: int) -> Any:
+    try:
+        return kernel.program.symbol(address)
+    except SMEAR:
+        return None
+
+
+def _modules(kernel: Kernel) -> Iterator[tuple[str, int, int]]:
+    """Name, beginning and end of the code of each module."""
+    for module in for_each_module(kernel, ""):
+        with kernel.problems.skipping("", "code of modules"):
+            # From 6.4 on there is a piece of memory per kind, of which the first is the code.
+            text = module.mem[0] if hasattr(module, "mem") else module.core_layout
+            start = int(text.base)
+            yield decode(module.name.string_()), start, start + int(text.size)
