@@ -98,7 +98,7 @@ def test_what_is_missing_is_said_and_is_the_status(tmp_path: Path, crash: cores.
 @pytest.mark.parametrize(
     ("name", "data", "status", "says"),
     [
-        ("text", b"no core, but a text " * 100, 3, "is no core"),
+        ("text", b"no core, but a text " * 100, 3, "is a text file"),
         ("empty", b"", 3, "is empty"),
         ("short", b"\x7fELF\x02\x01\x01", 3, "truncated|damaged"),
     ],

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 INSIDE = ("vpanic", "panic")
 """``panic`` is a wrapper of ``vpanic`` since Linux 6.16."""
+KERNEL_HALF = 1 << 63
+"""Addresses of the kernel are not below."""
 LARGEST_FUNCTION = 1 << 14
 MOST_ATTEMPTS = 64
 LARGEST_STACK = 1 << 17
@@ -76,9 +78,9 @@ def _returns(kernel: Kernel, task: int) -> Iterator[tuple[int, int]]:
 
 
 def _stack_size(kernel: Kernel) -> int:
-    """``THREAD_SIZE``: that of the first task's stack, which is a variable of its own."""
+    """``THREAD_SIZE``, as ``union thread_union`` of ``include/linux/sched.h`` has it."""
     try:
-        size = drgn.sizeof(kernel.program.type("union thread_union"))
+        size = int(drgn.sizeof(kernel.program.type("union thread_union")))
     except SMEAR:
         size = 1 << 14
     return min(size, LARGEST_STACK)
@@ -101,6 +103,8 @@ def _unwind(
         try:
             pc = int(frame.pc) + (number == 0)
         except SMEAR:
+            return
+        if pc < KERNEL_HALF:  # the process that called the kernel
             return
         yield _frame(kernel, pc, modules)
 

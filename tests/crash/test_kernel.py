@@ -1,0 +1,160 @@
+"""What is said of a kernel that crashed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+import memdump
+from memdump.crash import kernel_stack
+from memdump.crash.kernel import KernelCrash, _involved, _report, explain_kernel
+from tests.crash import panicked
+from tests.lab import cache, guests
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memdump.dump import Dump
+
+OOPS = """\
+BUG: kernel NULL pointer dereference, address: 0000000000000010
+#PF: supervisor read access in kernel mode
+Oops: Oops: 0000 [#1] PREEMPT SMP NOPTI
+CPU: 1 UID: 0 PID: 77 Comm: cat Tainted: G           OE
+RIP: 0010:shop_read+0x1c/0x40 [shop]
+Call Trace:
+ <TASK>
+ vfs_read+0x9c/0x2e0
+ ext4_file_read_iter+0x10/0x20 [ext4]
+ </TASK>
+---[ end trace 0000000000000000 ]---"""
+
+
+@pytest.fixture(scope="module")
+def guest() -> panicked.Panicked:
+    try:
+        return panicked.get()
+    except (cache.NoLab, RuntimeError, OSError, subprocess.CalledProcessError) as error:
+        if guests_required():
+            raise
+        pytest.skip(f"no guest: {error}")
+
+
+def guests_required() -> bool:
+    from tests.conftest import LAB_REQUIRED
+
+    return LAB_REQUIRED
+
+
+@pytest.fixture(scope="module")
+def crash(guest: panicked.Panicked) -> KernelCrash:
+    with memdump.open(guest.image) as dump:
+        return explain_kernel(dump)
+
+
+@pytest.mark.lab
+@pytest.mark.xdist_group("live")
+class TestAPanickedGuest:
+    def test_the_message_and_what_it_means(self, crash: KernelCrash) -> None:
+        assert crash.kind == "panic"
+        assert crash.message == "Kernel panic - not syncing: sysrq triggered crash"
+        assert "SysRq-c" in crash.meaning
+        assert crash.defects == []
+
+    def test_the_task_and_the_processor(self, crash: KernelCrash, guest: panicked.Panicked) -> None:
+        said = re.search(r"CPU: (\d+) .*PID: (\d+) Comm: (\S+)", guest.console)
+        assert said
+        assert crash.task is not None
+        assert (crash.cpu, crash.task.pid, crash.task.name) == (int(said[1]), int(said[2]), said[3])
+        assert crash.task.pid == int(guest.told[0])
+
+    def test_the_stack_is_the_call_trace_of_the_kernel(
+        self, crash: KernelCrash, guest: panicked.Panicked
+    ) -> None:
+        trace = guest.console.rpartition("Call Trace:")[2].partition("</TASK>")[0]
+        theirs = re.findall(
+            r"\] +(\w[\w.]*)\+0x([0-9a-f]+)/0x[0-9a-f]+|^ (\w[\w.]*)\+0x", trace, re.MULTILINE
+        )
+        named = [one[0] or one[2] for one in theirs]
+        ours = [frame.function for frame in crash.stack]
+        at = named.index("sysrq_handle_crash") if "sysrq_handle_crash" in named else 0
+        assert ours[0] in ("panic", "vpanic")
+        common = [name for name in named[at:] if not name.startswith("?")]
+        assert [name for name in ours if name in common] == common
+
+    def test_taint(self, crash: KernelCrash, guest: panicked.Panicked) -> None:
+        letters = "PFSRMBUDAWCIOELKXTNJ"
+        mask = int(guest.told[1])
+        assert crash.taint == "".join(letters[bit] for bit in range(20) if mask >> bit & 1)
+        assert "a warning had been given before" in crash.taints
+
+    def test_the_log(self, crash: KernelCrash) -> None:
+        assert any("sysrq: Trigger a crash" in line for line in crash.log)
+        assert any("Call Trace" in line for line in crash.log)
+        assert crash.log[-1].startswith("---[ end Kernel panic")
+
+    def test_the_command(self, guest: panicked.Panicked) -> None:
+        command = [sys.executable, "-m", "memdump", "explain", str(guest.image)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "  message   Kernel panic - not syncing: sysrq triggered crash\n" in done.stdout
+        assert "\nSTACK " in done.stdout
+
+
+def test_an_oops_and_the_modules_in_it() -> None:
+    report, message = _report(["before", *OOPS.splitlines(), "after"])
+    assert message.startswith("BUG: kernel NULL pointer")
+    assert report == OOPS.splitlines()
+    assert _involved((), report) == ("shop", "ext4")
+
+
+def test_the_fault_that_led_to_a_panic_is_reported_with_it() -> None:
+    end = "---[ end Kernel panic - not syncing: Fatal exception ]---"
+    lines = ["before", *OOPS.splitlines(), "Kernel panic - not syncing: Fatal exception", "Offset: 0x1", end]
+    report, message = _report([*lines, "after"])
+    assert message == "Kernel panic - not syncing: Fatal exception"
+    assert report == lines[1:]
+
+
+def test_a_log_without_a_fault() -> None:
+    assert _report(["Linux version 6.12", "all is well"]) == ([], "")
+
+
+@pytest.fixture(scope="module")
+def sound() -> Iterator[Dump]:
+    try:
+        made = guests.get(guests.GUESTS["6.12"])
+    except (cache.NoLab, RuntimeError, OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no guest: {error}")
+    with memdump.open(made.qmp_image) as dump:
+        yield dump
+
+
+@pytest.mark.lab
+def test_a_kernel_that_did_not_crash(sound: Dump) -> None:
+    found = explain_kernel(sound)
+    assert (found.kind, found.message, found.task, found.stack) == ("none", "", None, ())
+
+
+@pytest.mark.lab
+def test_a_stack_from_a_return_address_on_is_drgns(sound: Dump, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that sleeps is in ``schedule`` as one that panicked is in ``panic``, and drgn can unwind it."""
+    program = sound.kernel.program
+    monkeypatch.setattr(kernel_stack, "INSIDE", ("schedule",))
+    compared = 0
+    for row in sound.table("processes"):
+        if row.state != "S" or row.kernel_thread:
+            continue
+        theirs = [(int(frame.pc), frame.name) for frame in program.stack_trace(row.pid)]
+        at = next((number for number, frame in enumerate(theirs) if frame[1] == "schedule"), None)
+        if at is None:
+            continue
+        found = kernel_stack.of_panic(sound.kernel, row.address)
+        assert [(frame.pc, frame.function) for frame in found] == theirs[at : at + len(found)]
+        assert found[-1].function.startswith("entry_")
+        compared += 1
+    assert compared > 3
