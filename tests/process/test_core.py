@@ -189,7 +189,7 @@ def test_zeros_take_no_room_and_nobody_else_may_read_it(tmp_path: Path) -> None:
     program = "import mmap; m = mmap.mmap(-1, 200 << 20, mmap.MAP_PRIVATE); m[100 << 20] = 7; print('ready', flush=True); input()"
     with begun([sys.executable, "-c", program]) as target:
         assert target.line() == "ready"
-        manifest = take(target.pid, tmp_path / "core")
+        manifest = take(target.pid, tmp_path / "core", "--digest")
         found = (tmp_path / "core").stat()
         assert found.st_size > 200 << 20
         assert found.st_blocks * 512 < 60 << 20

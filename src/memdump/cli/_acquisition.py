@@ -6,7 +6,7 @@ import contextlib
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from memdump import __version__
 from memdump.cli import _sealing
@@ -55,6 +55,17 @@ class Layout(NamedTuple):
     """The image, where it is a file here."""
     sealing: Sealing
     options: destination.Options
+
+
+class Facts(Protocol):
+    """A manifest, be it of an image or of a core."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether what was taken is whole."""
+
+    def to_json(self) -> str:
+        """Give the text of the file."""
 
 
 def plan(args: argparse.Namespace, source: Source, sealing: Sealing) -> Layout:
@@ -182,7 +193,7 @@ def _acquire(
         progress.clear()
 
 
-def end(facts: Manifest, sealed: Sealed, target: Destination) -> str | None:
+def end(facts: Facts, sealed: Sealed, target: Destination) -> str | None:
     """End the image, with a copy of the manifest in it where there is room; give what goes wrong."""
     try:
         sealed.close(facts.to_json().encode())
@@ -195,7 +206,7 @@ def end(facts: Manifest, sealed: Sealed, target: Destination) -> str | None:
     return None
 
 
-def attach(args: argparse.Namespace, facts: Manifest, target: Destination) -> int:
+def attach(args: argparse.Namespace, facts: Facts, target: Destination) -> int:
     """Put manifest and signature in their places; the image is there by now, whatever happens to them."""
     data = facts.to_json().encode()
     try:
@@ -227,7 +238,7 @@ def _sign(data: bytes, key: str) -> bytes:
         raise MemdumpError(f"{error}; the manifest is not signed, which '{later}' makes up for") from None
 
 
-def begin_custody(layout: Layout, facts: Manifest, written: Written, target: Destination) -> None:
+def begin_custody(layout: Layout, facts: Facts, written: Written, target: Destination) -> None:
     """Begin the record of custody; the image is as good without one, so a failure is only said."""
     try:
         if layout.path is not None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from memdump.machine.destination import Destination
     from memdump.machine.interrupt import Interrupt
+    from memdump.machine.pipeline import Stream
     from memdump.process.capture import Captured
     from memdump.process.guardian import Ended, Guardian
     from memdump.process.record import Recorded
@@ -126,7 +127,9 @@ def _take(
 ) -> int:
     digest = Digest(place) if layout.sealing.layers else None
     sealed = layout.sealing.upon(digest or Sparse(place))
-    taken = _write(core, sealed, layout, place, interrupt)
+    # It takes longer than all the rest, and serves those who have to prove something.
+    digested = bool(args.digest or args.sign or layout.sealing.layers or layout.path is None)
+    taken = _write(core, sealed, layout, place, interrupt, digested=digested)
     ended = guardian.release(captured.pid)
     facts = record.record(__version__, sys.argv, target, captured, core, taken, ended)
     failure = _acquisition.end(facts, sealed, place)
@@ -142,7 +145,13 @@ def _take(
 
 
 def _write(
-    core: Core, sealed: take.Stream, layout: Layout, place: Destination, interrupt: Interrupt
+    core: Core,
+    sealed: Stream,
+    layout: Layout,
+    place: Destination,
+    interrupt: Interrupt,
+    *,
+    digested: bool,
 ) -> Taken:
     progress = Progress(core.size)
 
@@ -152,7 +161,7 @@ def _write(
         return place.trouble and f"{layout.name}: {place.trouble}; {place.partial}"
 
     try:
-        return take.write(core, sealed, progress, stop)
+        return take.write(core, sealed, progress, stop, digested)
     finally:
         progress.clear()
 
@@ -171,7 +180,8 @@ def _report(facts: Recorded, captured: Captured, ended: Ended) -> int:
         return _INCOMPLETE
     assert found.written is not None
     amount = sum(one.size for one in found.ranges)
-    how = f"{captured.mode} mode; SHA-256 {found.written.sha256}"
+    digest = f"; SHA-256 {found.written.sha256}" if found.written.sha256 else ""
+    how = f"{captured.mode} mode{digest}"
     _say(f"{amount >> 20:,} MiB in {duration(found.timings.total)}, {how}")
     live = sum(size for _, size in facts.process["live"])
     if live and captured.mode != "live":

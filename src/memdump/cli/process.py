@@ -34,7 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _which(parser.add_argument_group("which processes"))
     _what(parser.add_argument_group("what is taken"))
-    _acquire_options.sealed(parser.add_argument_group("how it is sealed"))
+    sealed = parser.add_argument_group("how it is sealed")
+    _acquire_options.sealed(sealed)
+    sealed.add_argument(
+        "--digest",
+        action="store_true",
+        help="take the SHA-256 of a core that is not sealed, signed or sent, too (those always have it)",
+    )
     _acquire_options.where(parser.add_argument_group("where it goes"))
 
 

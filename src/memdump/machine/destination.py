@@ -41,7 +41,7 @@ class Destination(abc.ABC):
         """Take all of ``data``, which is the caller's again afterwards; raises `MemdumpError`."""
 
     def skip(self, size: int) -> None:
-        """Take so many zeros, which need no room where the place can leave them out; raises `MemdumpError`."""
+        """Take so many zeros, which need no room where they can be left out; raises `MemdumpError`."""
         while size:
             part = min(size, len(_ZEROS))
             self.write(_ZEROS[:part])

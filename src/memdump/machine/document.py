@@ -57,6 +57,10 @@ class Fields:
         """Whether there is a value other than null."""
         return self._values.get(key) is not None
 
+    def names(self, key: str) -> bool:
+        """Whether the key is there, be its value null."""
+        return key in self._values
+
     def text(self, key: str) -> str:
         """Give text, as long as it is well formed."""
         return self._checked(key, self.get(key, str))

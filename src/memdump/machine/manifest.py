@@ -68,9 +68,10 @@ class Stream(NamedTuple):
     """The image as it was taken, before it was compressed or encrypted."""
 
     format: str
-    """``lime``."""
+    """``lime``, or ``elf-core`` of a process."""
     size: int
-    sha256: str
+    sha256: Optional[str]
+    """None for a core of which no digest was taken."""
 
 
 class Part(NamedTuple):
@@ -87,8 +88,8 @@ class Written(NamedTuple):
     name: Optional[str]
     """Of the file, without its folder; none for standard output."""
     size: int
-    sha256: str
-    """Over all parts, one after the other, where it was split."""
+    sha256: Optional[str]
+    """Over all parts, one after the other, where it was split; None as for the stream."""
     layers: Sequence[str] = ()
     """What the stream was put through, in this order: ``zstd``, ``age``."""
     parts: Sequence[Part] = ()
@@ -268,14 +269,19 @@ def _operator(fields: Fields) -> Operator:
 
 
 def _stream(fields: Fields) -> Stream:
-    return Stream(fields.text("format"), fields.count("size"), fields.digest("sha256"))
+    return Stream(fields.text("format"), fields.count("size"), _digest(fields))
+
+
+def _digest(fields: Fields) -> Optional[str]:
+    """Give the digest; only what says that it has none may have none."""
+    return fields.digest("sha256") if fields.has("sha256") or not fields.names("sha256") else None
 
 
 def _written(fields: Fields) -> Written:
     return Written(
         name=fields.optional_text("name"),
         size=fields.count("size"),
-        sha256=fields.digest("sha256"),
+        sha256=_digest(fields),
         layers=fields.texts("layers"),
         parts=tuple(
             Part(part.text("name"), part.count("size"), part.digest("sha256"))

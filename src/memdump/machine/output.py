@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PathLike = Union[str, "os.PathLike[str]"]
 
+_AT_ONCE = 256 << 10
+"""Bytes; for more, file systems look for large blocks of memory, which costs many times the writing."""
 NO_ROOM = "no room left on the disk"
 
 
@@ -75,7 +77,7 @@ class Output:
         size = len(view)
         while view:
             try:
-                view = view[os.write(self._fd, view) :]
+                view = view[os.write(self._fd, view[:_AT_ONCE]) :]
             except OSError as error:
                 if not (_is_full(error) and self._give_room()):
                     raise self._failed(error) from None

@@ -87,7 +87,7 @@ def _process(found: Captured, owner: Owner) -> bytes:
     # It stood while it was asked, for us alone.
     state = "R" if stat.state == "t" else stat.state
     number = _STATES.find(state)
-    arguments = owner.command_line.rstrip(b"\0").replace(b"\0", b" ")
+    arguments = owner.command_line.replace(b"\0", b" ")
     return struct.pack(
         f"=bcbbxxxxQIIiiii{_NAME}s{_ARGUMENTS}s",
         max(number, 0),

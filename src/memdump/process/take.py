@@ -55,7 +55,7 @@ class Taken(NamedTuple):
     ended: Instant
     size: int
     """Bytes of the core."""
-    sha256: str
+    sha256: str | None
     unreadable: Sequence[Range]
     not_taken: Sequence[Range]
     stopped_by: str | None
@@ -174,11 +174,15 @@ class _Sources:
 
 
 def write(
-    found: Core, stream: Stream, progress: Callable[[int], None], stop: Callable[[], str | None]
+    found: Core,
+    stream: Stream,
+    progress: Callable[[int], None],
+    stop: Callable[[], str | None],
+    digested: bool = True,
 ) -> Taken:
-    """Write a core to a stream; ``stop`` may give a reason to end early."""
+    """Write a core to a stream; ``stop`` may give a reason to end early, ``digested`` asks for a digest."""
     clock, started = time.monotonic(), host.now()
-    digest = Digest(stream)
+    digest = Digest(stream) if digested else _Counted(stream)
     reader = ReadAhead(
         CapturedMemory(found.parts), [Range(one.start, one.size) for one in found.parts], host.PAGE_SIZE
     )
@@ -210,6 +214,26 @@ def write(
         hashing_seconds=digest.hashing_seconds,
         writing_seconds=digest.writing_seconds,
     )
+
+
+class _Counted:
+    """Passes bytes on, as `Digest` does, and only counts them."""
+
+    hashing_seconds = 0.0
+
+    def __init__(self, stream: Stream) -> None:
+        self.size = 0
+        self.writing_seconds = 0.0
+        self._stream = stream
+
+    def write(self, data: bytes | memoryview, /) -> None:
+        start = time.monotonic()
+        self._stream.write(data)
+        self.writing_seconds += time.monotonic() - start
+        self.size += len(data)
+
+    def close(self) -> None:
+        """Give no digest."""
 
 
 def _behind(parts: Sequence[Part], reached: int) -> list[Range]:

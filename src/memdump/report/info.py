@@ -153,7 +153,7 @@ def _manifest_lines(known: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
     whole = "complete" if known["complete"] else f"incomplete: {known['stopped_by']}"
     yield "", f"{whole}, {size(missing)} could not be read" if missing else whole
     for digest in dict.fromkeys(found["sha256"] for found in (known["written"], known["stream"]) if found):
-        yield "", f"SHA-256 {digest}"
+        yield "", f"SHA-256 {digest}" if digest else "no digest was taken"
 
 
 def _comparison(beside: dict[str, Any] | None, inside: dict[str, Any] | None) -> Iterator[tuple[str, str]]:

@@ -65,6 +65,8 @@ def check_stream(evidence: Evidence, reading: Reading, file: Check) -> Check:
         found = reading.content(opened.content)
     except (Damaged, MemdumpError) as error:
         return Check("stream", False, str(error))
+    if told.sha256 is None:
+        return Check("stream", None, f"SHA-256 {found}; none was taken of the core when it was written")
     if found != told.sha256:
         return Check("stream", False, f"SHA-256 {found}; the manifest says {told.sha256}")
     return Check("stream", True, f"{told.size:,} bytes of {told.format}, SHA-256 {found}")
