@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import drgn
 
@@ -45,36 +45,58 @@ class KernelFrame:
     """The module that it is in; empty for the kernel itself."""
 
 
+class Stack(NamedTuple):
+    """The kernel stack of a task."""
+
+    base: int
+    words: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        """The address behind it."""
+        return self.base + len(self.words) * 8
+
+    def frame_pointers(self, address: int) -> list[int]:
+        """What register rbp may have been in a function whose frame begins at ``address``; the nearest first.
+
+        Functions keep their caller's rbp on the stack; it is needed where a function finds its frame by it.
+        """
+        return sorted({word for word in self.words if address < word < self.end and word % 8 == 0})
+
+
 def of_panic(kernel: Kernel, task: int) -> tuple[KernelFrame, ...]:
     """The stack of a task that is in ``panic``, innermost first; empty where it cannot be unwound.
 
     Raises what reading a torn structure raises.
     """
-    best: list[KernelFrame] = []
+    stack = _read(kernel, task)
     modules = list(_modules(kernel))
-    for _, (address, value) in zip(range(MOST_ATTEMPTS), _returns(kernel, task), strict=False):
-        frames = list(_unwind(kernel, address, value, modules))
-        if frames and frames[-1].function.startswith(ENTRIES):
-            return tuple(frames)
-        best = max(best, frames, key=len)
+    best: list[KernelFrame] = []
+    for _, (address, value) in zip(range(MOST_ATTEMPTS), _returns(kernel, stack), strict=False):
+        for pointer in [0, *stack.frame_pointers(address)[:MOST_ATTEMPTS]]:
+            frames = list(_unwind(kernel, address, value, pointer, modules))
+            if frames and frames[-1].function.startswith(ENTRIES):
+                return tuple(frames)
+            best = max(best, frames, key=len)
     return tuple(best) if len(best) > 1 else ()
 
 
-def _returns(kernel: Kernel, task: int) -> Iterator[tuple[int, int]]:
+def _read(kernel: Kernel, task: int) -> Stack:
+    base = int(drgn.Object(kernel.program, "struct task_struct", address=task).stack)
+    data = kernel.program.read(base, _stack_size(kernel))
+    return Stack(base, struct.unpack(f"<{len(data) // 8}Q", data))
+
+
+def _returns(kernel: Kernel, stack: Stack) -> Iterator[tuple[int, int]]:
     """Where on the stack an address inside of ``panic`` stands, and that address; the lowest first."""
-    program = kernel.program
-    struct_task = drgn.Object(program, "struct task_struct", address=task)
-    size = _stack_size(kernel)
-    base = int(struct_task.stack)
-    data = program.read(base, size)
     ranges = [
         (start, start + LARGEST_FUNCTION)
         for name in INSIDE
         if (start := kernel.symbols.address_of(name)) is not None
     ]
-    for number, (value,) in enumerate(struct.iter_unpack("<Q", data)):
+    for number, value in enumerate(stack.words):
         if any(start < value < end for start, end in ranges) and _name(kernel, value - 1) in INSIDE:
-            yield base + number * 8, value
+            yield stack.base + number * 8, value
 
 
 def _stack_size(kernel: Kernel) -> int:
@@ -87,13 +109,13 @@ def _stack_size(kernel: Kernel) -> int:
 
 
 def _unwind(
-    kernel: Kernel, address: int, value: int, modules: list[tuple[str, int, int]]
+    kernel: Kernel, address: int, value: int, frame_pointer: int, modules: list[tuple[str, int, int]]
 ) -> Iterator[KernelFrame]:
     """The frames from a return address on, which stands at ``address``."""
     program = kernel.program
     kind = program.type("struct pt_regs")
     registers = bytearray(drgn.sizeof(kind))
-    for name, content in (("ip", value - 1), ("sp", address + 8)):
+    for name, content in (("ip", value - 1), ("sp", address + 8), ("bp", frame_pointer)):
         struct.pack_into("<Q", registers, drgn.offsetof(kind, name), content)
     try:
         trace = program.stack_trace(drgn.Object.from_bytes_(program, kind, bytes(registers)))
