@@ -109,6 +109,7 @@ def make(recipe: Recipe, kernel: kernels.Kernel, folder: Path) -> None:
         times["dumped"] = time.monotonic() - began
         status = guest.ask("acquire", "acquired")
         times["acquired"] = time.monotonic() - began
+        guest.dump(folder / "later.elf")
         compared = guest.ask("sources", "compared")
         times["compared"] = time.monotonic() - began
         guest.ask("end", "ended")
@@ -120,7 +121,7 @@ def make(recipe: Recipe, kernel: kernels.Kernel, folder: Path) -> None:
         )
     if compared != "0":
         raise RuntimeError(f"the sources could not be compared: {(folder / 'sources.log').read_text()}")
-    for image in ("memory.elf", "memory.lime"):
+    for image in ("memory.elf", "memory.lime", "later.elf"):
         (folder / image).chmod(0o644)
         make_sparse(folder / image)
     times["made"] = time.monotonic() - began
