@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from memdump.image.age_keys import Identity
     from memdump.image.content import Content
 
-REMEMBERED = 64
-"""Chunks whose plaintext is kept, in case that they are read again."""
+REMEMBERED = 512
+"""Chunks whose plaintext is kept, in case that they are read again: 32 MiB."""
 
 
 class AgeContent:
