@@ -108,7 +108,10 @@ def test_the_manifest_tells_of_the_other_machine(live: Live, taken: Taken) -> No
     ]
 
 
-def test_nothing_is_written_to_the_other_machine(taken: Taken) -> None:
+def test_nothing_is_written_to_the_other_machine(live: Live, taken: Taken) -> None:
+    live.run("touch /small/control")
+    assert "/small/control" in newer(live, "/run/stamp")
+    live.run("rm /small/control")
     # sudo notes when it was used.
     assert [path for path in taken.written if not path.startswith("/run/sudo")] == []
 
