@@ -120,8 +120,8 @@ X86_64 = Architecture(
     numbers=_numbers(
         "read 0 write 1 readv 19 writev 20 accept 43 sendto 44 recvfrom 45 sendmsg 46 recvmsg 47 clone 56"
         " wait4 61 semop 65 rt_sigtimedwait 128 io_getevents 208 semtimedop 220 epoll_wait 232"
-        " epoll_pwait 281 accept4 288 recvmmsg 299 sendmmsg 307 io_pgetevents 333 io_uring_enter 426 close_range 436"
-        " epoll_pwait2 441"
+        " epoll_pwait 281 accept4 288 recvmmsg 299 sendmmsg 307 io_pgetevents 333 io_uring_enter 426"
+        " close_range 436 epoll_pwait2 441"
     ),
     more=((NT_FPREGSET, "CORE"), (0x202, "LINUX")),  # NT_X86_XSTATE
 )

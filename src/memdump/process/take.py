@@ -13,7 +13,7 @@ from memdump.machine.source import Range
 from memdump.process import architecture, corefile, maps, notes, proc, selection
 from memdump.process.capture import FORK, LIVE
 from memdump.process.corefile import Segment
-from memdump.process.memory import CapturedMemory, Memory, Part
+from memdump.process.memory import CapturedMemory, InTurn, Memory, Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -183,9 +183,8 @@ def write(
     """Write a core to a stream; ``stop`` may give a reason to end early, ``digested`` asks for a digest."""
     clock, started = time.monotonic(), host.now()
     digest = Digest(stream) if digested else _Counted(stream)
-    reader = ReadAhead(
-        CapturedMemory(found.parts), [Range(one.start, one.size) for one in found.parts], host.PAGE_SIZE
-    )
+    source = CapturedMemory(found.parts)
+    reader = (ReadAhead if digested else InTurn)(source, source.ranges(), host.PAGE_SIZE)
     stopped_by, reached = None, 0
     try:
         digest.write(found.front)
