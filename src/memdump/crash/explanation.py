@@ -82,7 +82,7 @@ class Explanation:
     @property
     def culprit(self) -> Frame | None:
         """The innermost function of the program itself, where the crash was in the libraries of C or C++."""
-        if not self.stack or not self.stack[0].of_runtime:
+        if self.signal is None or not self.stack or not self.stack[0].of_runtime:
             return None
         return next((frame for frame in self.stack if frame.pc and not frame.of_runtime), None)
 

@@ -92,7 +92,7 @@ def _before(program: CrashProgram, disassembler: Any, pc: int, function: int | N
     if function is not None and 0 <= pc - function <= FARTHEST_START:
         starts = [function]
     elif program.core.architecture == "aarch64":
-        starts = [pc - 4 * BEFORE]
+        starts = [pc - 4 * back for back in range(BEFORE, 0, -1)]
     else:
         starts = [pc - back for back in range(LONGEST_INSTRUCTION * BEFORE, 0, -1)]
     for start in starts:
@@ -105,14 +105,19 @@ def _before(program: CrashProgram, disassembler: Any, pc: int, function: int | N
 def _decode(program: CrashProgram, disassembler: Any, address: int, size: int) -> list[Instruction]:
     if size <= 0 or address < 0:
         return []
-    code = program.read(address, size)
-    while code is None and size > LONGEST_INSTRUCTION:  # the end of the mapping may be near
-        size -= LONGEST_INSTRUCTION
-        code = program.read(address, size)
     return [
         Instruction(found.address, bytes(found.bytes).hex(), f"{found.mnemonic} {found.op_str}".strip())
-        for found in disassembler.disasm(code or b"", address)
+        for found in disassembler.disasm(_code(program, address, size), address)
     ]
+
+
+def _code(program: CrashProgram, address: int, size: int) -> bytes:
+    """As much of the code as can be read: the end of the mapping may be near."""
+    for wanted in range(size, 0, -1):
+        code = program.read(address, wanted)
+        if code is not None:
+            return code
+    return b""
 
 
 def source(
@@ -134,11 +139,7 @@ def current(program: CrashProgram, pc: int, registers: Mapping[str, int]) -> Cur
     disassembler = engine(program.core.architecture)
     if disassembler is None:
         return None
-    for size in range(LONGEST_INSTRUCTION, 0, -1):
-        code = program.read(pc, size)
-        if code is not None:
-            break
-    found = next(disassembler.disasm(code or b"", pc, 1), None)
+    found = next(disassembler.disasm(_code(program, pc, LONGEST_INSTRUCTION), pc, 1), None)
     if found is None:
         return None
     divides = found.mnemonic in DIVISIONS

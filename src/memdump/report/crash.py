@@ -143,8 +143,8 @@ def _python(found: Explanation) -> Iterator[Line]:
     for group in alike.values():
         first = group[0]
         state = [_count([thread.tid for thread in group])]
-        state += ["which crashed"] * (first.tid == found.thread) + ["has the GIL"] * first.has_gil
-        state += ["collects garbage"] * first.collecting
+        state += ["which crashed"] * (found.signal is not None and first.tid == found.thread)
+        state += ["has the GIL"] * first.has_gil + ["collects garbage"] * first.collecting
         yield Span("  "), Span(", ".join(state))
         for number, frame in enumerate(first.frames[:MOST_FRAMES]):
             arguments = ", ".join(f"{one.name}={one.value}" for one in frame.arguments)
