@@ -79,9 +79,7 @@ def _report(gib: float, peers: Sequence[Dumped], ours: Sequence[Dumped], plain: 
     print(
         f"memdump  whole {best.seconds:6.2f} s   longest gap {best.gap * 1e3:9.1f} ms   stop {stop * 1e3:.1f} ms"
     )
-    print(
-        f"stop per GiB {stop * 1e3 / gib:.1f} ms; reading {rate / 1e9:.2f} GB/s, plainly {plain / 1e9:.2f} GB/s"
-    )
+    print(f"stop per GiB {stop * 1e3 / gib:.1f} ms; reading {rate / 1e9:.2f} GB/s, plain {plain / 1e9:.2f}")
     print(verdict("gcore's pause in ours", peer.gap / best.gap, PAUSE))
     print(verdict("gcore's time in ours", peer.seconds / best.seconds, WHOLE))
     print(verdict("reading, of plain preadv", 100 * rate / plain, READING, unit="%"))

@@ -54,4 +54,5 @@ class Core:
 
     def note(self, kind: int) -> bytes:
         """The first note of that type."""
-        return next(content for _, found, content in self.notes if found == kind)
+        found: bytes = next(content for _, found, content in self.notes if found == kind)
+        return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -11,11 +12,15 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.process.cores import Core
 from tests.process.targets import begun, built, needs_gcc, needs_gdb, running
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 pytestmark = needs_gcc
 MODES = ("fork", "freeze", "live")
@@ -95,9 +100,15 @@ def test_the_notes_are_a_kernels_in_kind_order_and_size(tmp_path: Path) -> None:
     for kind in (NT_AUXV, NT_FILE):
         assert ours.note(kind) == kernels.note(kind)
     assert ours.note(NT_PRPSINFO)[16:] == kernels.note(NT_PRPSINFO)[16:]  # behind state, nice and flags
+    # The kernel makes room for a page of its own that it then does not read either (vvar).
+    empty = {found.start for found in kernels.segments if not any(kernels.read(found.start, found.in_file))}
     places = [(found.start, found.size, found.in_file, found.flags) for found in ours.segments]
     theirs = [(found.start, found.size, found.in_file, found.flags) for found in kernels.segments]
-    assert [one for one in places if one[0] < 1 << 63] == [one for one in theirs if one[0] < 1 << 63]
+    assert without(places, empty) == without(theirs, empty)
+
+
+def without(places: Sequence[tuple[int, ...]], empty: set[int]) -> list[tuple[int, ...]]:
+    return [one for one in places if one[0] not in empty and one[0] < 1 << 63]
 
 
 def test_every_page_is_the_process_s_own(tmp_path: Path) -> None:
@@ -129,7 +140,7 @@ def memory(pid: int) -> dict[int, bytes]:
 def is_whole(pages: bytes) -> bool:
     """Whether the pattern was one at a single instant (see ``pattern.c``)."""
     numbers = [number for (number,) in struct.iter_unpack("<Q4088x", pages)]
-    return all(a == b or a == b + 1 for a, b in zip(numbers, numbers[1:], strict=False)) and (
+    return all(a == b or a == b + 1 for a, b in itertools.pairwise(numbers)) and (
         numbers[0] - numbers[-1] in (0, 1)
     )
 
@@ -186,7 +197,10 @@ def test_shared_memory_is_left_out(tmp_path: Path) -> None:
 
 
 def test_zeros_take_no_room_and_nobody_else_may_read_it(tmp_path: Path) -> None:
-    program = "import mmap; m = mmap.mmap(-1, 200 << 20, mmap.MAP_PRIVATE); m[100 << 20] = 7; print('ready', flush=True); input()"
+    program = (
+        "import mmap; m = mmap.mmap(-1, 200 << 20, mmap.MAP_PRIVATE); m[100 << 20] = 7\n"
+        "print('ready', flush=True); input()"
+    )
     with begun([sys.executable, "-c", program]) as target:
         assert target.line() == "ready"
         manifest = take(target.pid, tmp_path / "core", "--digest")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memdump import __version__
 from memdump.cli import _acquisition, _sealing
 from memdump.cli._acquisition import Layout
-from memdump.errors import UsageError
+from memdump.errors import NotPermitted, UsageError
 from memdump.machine import custody, destination, host, manifest, sshsig
 from memdump.machine.manifest import Written
+from memdump.machine.output import refuse_existing
 from memdump.machine.pipeline import Digest
 from memdump.machine.progress import Progress, duration
 from memdump.process import record, take
@@ -39,27 +41,35 @@ _ADDRESS = re.compile(r"tcp:|[a-z][a-z0-9]*://")
 _INCOMPLETE = 1
 
 
-def layouts(args: argparse.Namespace, out: str, targets: Sequence[Target], sealing: Sealing) -> list[Layout]:
-    """Decide on names; several cores need a folder."""
-    folder = out != "-" and not _ADDRESS.match(out) and Path(out).is_dir()
-    if len(targets) > 1:
-        if not folder:
-            raise UsageError(f"{out}: {len(targets)} cores need a folder to stand in; name one that exists")
-        if args.manifest:
-            raise UsageError(
-                "--manifest is for one process; the manifests of several stand beside their cores"
-            )
-    return [_layout(args, out, _sealing.named(_name(one), sealing), sealing) for one in targets]
+class Job(NamedTuple):
+    """A process, and what becomes of it."""
+
+    target: Target
+    choice: Choice
+    layout: Layout
 
 
-def _layout(args: argparse.Namespace, out: str, name: str, sealing: Sealing) -> Layout:
+def check_place(args: argparse.Namespace, out: str, count: int) -> None:
+    """Refuse a place that has no room for the cores of several processes."""
+    if count == 1:
+        return
+    if out == "-" or _ADDRESS.match(out) or not Path(out).is_dir():
+        raise UsageError(f"{out}: {count} cores need a folder to stand in; name one that exists")
+    if args.manifest:
+        raise UsageError("--manifest is for one process; the manifests of several stand beside their cores")
+
+
+def layout(args: argparse.Namespace, out: str, target: Target, sealing: Sealing) -> Layout:
+    """Decide on the names of one core."""
+    name = _sealing.named(_name(target), sealing)
     path = None
     if out != "-" and not _ADDRESS.match(out):
         path = Path(out)
         path = path / name if path.is_dir() else path.with_name(_sealing.named(path.name, sealing))
-        destination.room(path)  # refuses a folder that does not exist
         out, name = str(path), path.name
     beside = () if args.manifest else (manifest.SUFFIX, *((sshsig.SUFFIX,) if args.sign else ()))
+    if path:
+        _check_path(path, (*beside, custody.SUFFIX), 0 if sealing.layers else target.resident)
     options = destination.Options(
         name=name,
         layers=sealing.layers,
@@ -74,6 +84,20 @@ def _layout(args: argparse.Namespace, out: str, name: str, sealing: Sealing) -> 
     return Layout(out, str(path or destination.shown(out)), path, sealing, options)
 
 
+def _check_path(path: Path, beside: Sequence[str], size: int) -> None:
+    """Refuse a core that could not be written, before its process is stopped for it."""
+    free, _ = destination.room(path)
+    for suffix in ("", ".part", *beside):
+        refuse_existing(f"{path}{suffix}")
+    if not os.access(path.parent, os.W_OK):
+        raise NotPermitted(f"{path.parent}: no file may be created there; name another folder")
+    if free is not None and free < size:
+        raise UsageError(
+            f"{path.parent} has room for {free >> 20} MiB, and the core takes {size >> 20}: name a file on"
+            " another disk, compress it (.zst), or send it on through standard output (-)"
+        )
+
+
 def _name(target: Target) -> str:
     """Name a core after its process and the time: ``nginx-4711-20260131T235959Z.core``."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "_" for c in target.name)
@@ -82,56 +106,47 @@ def _name(target: Target) -> str:
     )
 
 
-def say_mode(target: Target) -> None:
-    """Say why a process is going to stand still."""
-    if target.reason:
-        _say(f"process {target.pid} stands still while it is read: {target.reason}")
+def announce(jobs: Sequence[Job], sealing: Sealing) -> None:
+    """Say which processes are going to stand still, and that what is written is not encrypted."""
+    for one in jobs:
+        if one.target.reason:
+            _say(f"process {one.target.pid} stands still while it is read: {one.target.reason}")
+    _sealing.warn(sealing, jobs[0].layout.name if len(jobs) == 1 else "what is written")
 
 
-def warn(sealing: Sealing, found: Sequence[Layout]) -> None:
-    """Say that what is written is not encrypted."""
-    _sealing.warn(sealing, found[0].name if len(found) == 1 else "what is written")
-
-
-def take_all(
-    args: argparse.Namespace,
-    guardian: Guardian,
-    targets: Sequence[Target],
-    choices: Sequence[Choice],
-    found: Sequence[Layout],
-    interrupt: Interrupt,
-) -> int:
+def take_all(args: argparse.Namespace, guardian: Guardian, jobs: Sequence[Job], interrupt: Interrupt) -> int:
     """Take all processes at one instant and write their cores, one after the other."""
-    captured = guardian.hold()
+    captured = {one.pid: one for one in guardian.hold()}
     once = take.SharedOnce() if args.shared_once else None
     status = 0
-    for one, target, choice, layout in zip(captured, targets, choices, found, strict=True):
-        with destination.open_destination(layout.out, layout.options) as place:
+    for job in jobs:
+        found, target = captured[job.target.pid], job.target
+        with destination.open_destination(job.layout.out, job.layout.options) as place:
             try:
-                with take.core(one, guardian, target.details, choice, target.owner, once) as core:
-                    status = max(status, _take(args, guardian, target, one, core, layout, place, interrupt))
+                with take.core(found, guardian, target.details, job.choice, target.owner, once) as core:
+                    status = max(status, _take(args, guardian, job, found, core, place, interrupt))
             finally:
-                guardian.release(one.pid)
+                guardian.release(found.pid)
     return status
 
 
 def _take(
     args: argparse.Namespace,
     guardian: Guardian,
-    target: Target,
+    job: Job,
     captured: Captured,
     core: Core,
-    layout: Layout,
     place: Destination,
     interrupt: Interrupt,
 ) -> int:
+    layout = job.layout
     digest = Digest(place) if layout.sealing.layers else None
     sealed = layout.sealing.upon(digest or Sparse(place))
     # It takes longer than all the rest, and serves those who have to prove something.
     digested = bool(args.digest or args.sign or layout.sealing.layers or layout.path is None)
     taken = _write(core, sealed, layout, place, interrupt, digested=digested)
     ended = guardian.release(captured.pid)
-    facts = record.record(__version__, sys.argv, target, captured, core, taken, ended)
+    facts = record.record(__version__, sys.argv, job.target, captured, core, taken, ended)
     failure = _acquisition.end(facts, sealed, place)
     size, sha256 = (digest.size, digest.close()) if digest else (taken.size, taken.sha256)
     name = place.file and host.printable(place.file)

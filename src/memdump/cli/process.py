@@ -86,14 +86,13 @@ def run(args: argparse.Namespace) -> int:
     pids, out = _words(args)
     sealing = _sealing.choose(args, "" if out == "-" else out)
     targets = [target.survey(pid, args.mode) for pid in pids]
-    choices = [_choice(args, one) for one in targets]
-    layouts = _process.layouts(args, out, targets, sealing)
-    for one in targets:
-        _process.say_mode(one)
-    _process.warn(sealing, layouts)
-    wanted = [one.wanted(choice) for one, choice in zip(targets, choices, strict=True)]
-    with Guardian(wanted) as guardian, Interrupt() as interrupt:
-        return _process.take_all(args, guardian, targets, choices, layouts, interrupt)
+    _process.check_place(args, out, len(targets))
+    jobs = [
+        _process.Job(one, _choice(args, one), _process.layout(args, out, one, sealing)) for one in targets
+    ]
+    _process.announce(jobs, sealing)
+    with Guardian([one.target.wanted(one.choice) for one in jobs]) as guardian, Interrupt() as interrupt:
+        return _process.take_all(args, guardian, jobs, interrupt)
 
 
 def _words(args: argparse.Namespace) -> tuple[list[int], str]:

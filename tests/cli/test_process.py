@@ -1,0 +1,267 @@
+"""``memdump process`` as a command: what it refuses, how it says it, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.process.targets import Running, begun, needs_gcc, running
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+PYTHON = "/usr/bin/python3"
+"""One that everybody may run."""
+SEIZE, PR_SET_DUMPABLE = 0x4206, 4
+
+
+def run(*words: object, python: str = sys.executable, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [python, "-m", "memdump", "process", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def refused(done: subprocess.CompletedProcess[str], status: int, *said: str) -> None:
+    """It says one line, with the status, and no more."""
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    for words in said:
+        assert words in done.stderr
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path: Path, request: pytest.FixtureRequest) -> object:
+    """A refusal leaves no file."""
+    yield
+    if "refuses" in request.node.name:
+        assert [path.name for path in tmp_path.iterdir() if "core" in path.name] == []
+
+
+def unharmed(target: Running) -> None:
+    assert target.status("TracerPid") == "0"
+    assert target.state in "SR"
+
+
+def test_it_refuses_what_is_no_process(tmp_path: Path) -> None:
+    largest = int(Path("/proc/sys/kernel/pid_max").read_text())
+    refused(run(largest + 1, tmp_path / "core"), 2, "there is no process")
+    refused(run("nginx", tmp_path / "core"), 2, "no process id")
+    refused(run(tmp_path), 2, "which process?")
+    refused(run("--all", "no-such-name", tmp_path), 2, "no process called 'no-such-name'")
+    refused(run("--container", "no-such-id", tmp_path), 2, "no process in a cgroup")
+
+
+def test_it_refuses_threads_of_the_kernel(tmp_path: Path) -> None:
+    if not Path("/proc/2/comm").exists() or Path("/proc/2/comm").read_text() != "kthreadd\n":
+        pytest.skip("there are no threads of the kernel to be seen here")
+    refused(run(2, tmp_path / "core"), 2, "thread of the kernel", "kthreadd")
+
+
+def test_it_refuses_a_zombie(tmp_path: Path) -> None:
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    refused(run(child.pid, tmp_path / "core"), 2, "zombie")
+    child.wait()
+
+
+def test_it_refuses_a_thread(tmp_path: Path) -> None:
+    program = (
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(99,)).start()\n"
+        "print('ready', flush=True)"
+    )
+    with begun([sys.executable, "-c", program]) as target:
+        assert target.line() == "ready"
+        (tid,) = (
+            int(path.name)
+            for path in Path(f"/proc/{target.pid}/task").iterdir()
+            if int(path.name) != target.pid
+        )
+        refused(run(tid, tmp_path / "core"), 2, f"thread of process {target.pid}")
+
+
+def test_it_refuses_what_another_one_traces(tmp_path: Path) -> None:
+    with begun(["sleep", "99"]) as target:
+        libc = ctypes.CDLL(None)
+        assert libc.ptrace(SEIZE, target.pid, None, None) == 0
+        refused(run(target.pid, tmp_path / "core"), 4, f"traced by process {os.getpid()}")
+
+
+@needs_root
+def test_it_refuses_somebody_else_s(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with begun(["sleep", "99"]) as target:
+        done = run(target.pid, tmp_path / "core", python=PYTHON, **as_nobody())
+        refused(done, 4, "belongs to user 0", "CAP_SYS_PTRACE")
+        unharmed(target)
+
+
+@needs_root
+def test_it_refuses_what_forbids_it(tmp_path: Path) -> None:
+    program = (
+        "import ctypes, time\n"
+        f"ctypes.CDLL(None).prctl({PR_SET_DUMPABLE}, 0, 0, 0, 0)\n"
+        "print('ready', flush=True); time.sleep(99)"
+    )
+    nobody = as_nobody()
+    process = subprocess.Popen([PYTHON, "-c", program], stdout=subprocess.PIPE, text=True, **nobody)  # type: ignore[call-overload]
+    try:
+        assert process.stdout.readline() == "ready\n"
+        refused(
+            run(process.pid, tmp_path / "core", python=PYTHON, **nobody),
+            4,
+            "PR_SET_DUMPABLE",
+            "CAP_SYS_PTRACE",
+        )
+        assert run(process.pid, tmp_path / "allowed-to-root").returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def as_nobody() -> dict[str, object]:
+    """Options of subprocess with which a program runs as nobody, who may read memdump's sources."""
+    found = pwd.getpwnam("nobody")
+    who = {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": []}
+    source = Path(__file__).parents[2] / "src"
+    try:
+        subprocess.run([PYTHON, "-c", "import memdump"], check=True, env={"PYTHONPATH": str(source)}, **who)  # type: ignore[call-overload]
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("nobody may not run memdump here")
+    return {**who, "env": {"PYTHONPATH": str(source)}}
+
+
+def test_it_refuses_to_write_over_a_file(tmp_path: Path) -> None:
+    (tmp_path / "here").write_text("precious")
+    with begun(["sleep", "99"]) as target:
+        refused(run(target.pid, tmp_path / "here"), 2, "exists already")
+        refused(run(target.pid, tmp_path / "nowhere" / "core"), 2, "name a folder that exists")
+        unharmed(target)
+    assert (tmp_path / "here").read_text() == "precious"
+
+
+def test_it_refuses_a_disk_without_room(tmp_path: Path) -> None:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "none", tmp_path], capture_output=True
+    ).returncode:
+        pytest.skip("nothing may be mounted here")
+    program = "x = bytes(range(256)) * (40 << 12)\nprint('ready', flush=True); input()"
+    try:
+        with begun([sys.executable, "-c", program]) as target:
+            assert target.line() == "ready"
+            refused(run(target.pid, tmp_path / "core"), 2, "has room for")
+            unharmed(target)
+            assert list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_disk_that_fills_up_leaves_a_part_and_an_unharmed_process(tmp_path: Path) -> None:
+    """The size is not known beforehand where what is read is a file's, none of it in memory."""
+    program = "x = bytes(range(256)) * (40 << 12)\nprint('ready', flush=True); input()"
+    with begun([sys.executable, "-c", program]) as target:
+        assert target.line() == "ready"
+        # Files larger than 8 MiB fail as a full disk does.
+        done = subprocess.run(
+            [
+                "bash",
+                "-c",
+                f"ulimit -f 8192; exec {sys.executable} -m memdump process {target.pid} {tmp_path / 'a'}",
+            ],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1
+        assert "what was written stands in" in done.stderr
+        assert {path.name for path in tmp_path.iterdir()} >= {"a.part", "a.json"}
+        assert json.loads((tmp_path / "a.json").read_text())["complete"] is False
+        unharmed(target)
+
+
+@needs_gcc
+def test_what_cannot_be_copied_stands_still_and_it_is_said_why(tmp_path: Path) -> None:
+    program = (
+        "import ctypes, os, time\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.prctl(38, 1, 0, 0, 0)\n"
+        "import struct\n"
+        "code = struct.pack('HBBI', 6, 0, 0, 0x7fff0000)\n"  # allows everything
+        "buffer = ctypes.create_string_buffer(code)\n"
+        "program = struct.pack('HxxxxxxQ', 1, ctypes.addressof(buffer))\n"
+        "assert libc.prctl(22, 2, program, 0, 0) == 0\n"
+        "print('ready', flush=True); time.sleep(99)"
+    )
+    with begun([sys.executable, "-c", program]) as target:
+        assert target.line() == "ready"
+        done = run(target.pid, tmp_path / "core")
+        assert done.returncode == 0
+        assert "seccomp filter" in done.stderr
+        manifest = json.loads((tmp_path / "core.json").read_text())["process"]
+        assert manifest["mode"] == "freeze"
+        assert "seccomp" in manifest["why_not"]
+        unharmed(target)
+
+
+@needs_root
+def test_no_room_for_another_process(tmp_path: Path) -> None:
+    nobody = as_nobody()
+    words = ["prlimit", "--nproc=1", "sleep", "99"]
+    process = subprocess.Popen(words, **nobody)  # type: ignore[call-overload]
+    try:
+        time.sleep(0.3)
+        done = run(process.pid, tmp_path / "core")
+        assert done.returncode == 0
+        assert "RLIMIT_NPROC" in done.stderr
+        assert json.loads((tmp_path / "core.json").read_text())["process"]["mode"] == "freeze"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@needs_gcc
+def test_a_signal_ends_it_in_order(tmp_path: Path) -> None:
+    with running("tick", 400) as target:
+        words = [sys.executable, "-m", "memdump", "process", str(target.pid), str(tmp_path / "a.core.zst")]
+        dump = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "a.core.zst.part").exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        dump.send_signal(signal.SIGINT)
+        assert dump.stderr
+        said = dump.stderr.read()
+        dump.stderr.close()
+        assert dump.wait() == 1, said
+        assert "stopped by SIGINT" in said
+        assert target.children() == ""
+        unharmed(target)
+
+
+@needs_gcc
+def test_a_core_goes_to_standard_output(tmp_path: Path) -> None:
+    with running("blocked", "read") as target:
+        words = [sys.executable, "-m", "memdump", "process", str(target.pid), "-"]
+        done = subprocess.run(words, capture_output=True, cwd=tmp_path)
+        assert done.returncode == 0
+        assert done.stdout.startswith(b"\x7fELF")
+        assert list(tmp_path.iterdir()) == []
+
+
+@needs_gcc
+def test_all_of_a_name_and_verify(tmp_path: Path) -> None:
+    with running("blocked", "read") as one, running("blocked", "poll") as other:
+        done = run("--all", "blocked", tmp_path, "--digest")
+        assert done.returncode == 0, done.stderr
+        cores = [Path(line) for line in done.stdout.splitlines()]
+        assert {one.pid, other.pid} <= {int(path.name.split("-")[1]) for path in cores}
+        verified = subprocess.run(
+            [sys.executable, "-m", "memdump", "verify", cores[0]], capture_output=True, text=True
+        )
+        assert verified.returncode == 0, verified.stdout + verified.stderr
