@@ -50,3 +50,20 @@ def test_a_process_that_runs_on(tmp_path: Path) -> None:
     assert len(found.python.threads) == 3
     assert all(thread.frames[0].function == "waiting" for thread in found.python.threads)
     assert [len(group.threads) for group in found.others] == [2]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may take the memory of any process here")
+def test_what_is_explained_is_entered_into_the_record_of_custody(tmp_path: Path) -> None:
+    core = tmp_path / "core.zst"
+    target = subprocess.Popen(["sleep", "1000"])
+    try:
+        command = [sys.executable, "-m", "memdump"]
+        time.sleep(0.2)
+        subprocess.run([*command, "process", str(target.pid), str(core)], check=True, capture_output=True)
+    finally:
+        target.kill()
+        target.wait()
+    done = subprocess.run([*command, "explain", str(core)], capture_output=True, text=True, check=False)
+    assert "(packed with zstd)" in done.stdout, done.stderr
+    entries = (tmp_path / "core.zst.custody.jsonl").read_text().splitlines()
+    assert '"opened"' in entries[-1]

@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 
 
 def record(image: Image, action: str, detail: str | None = None) -> None:
-    """Enter what is done with an image into its record, if it has one.
+    """Enter what is done with an image into its record, if it has one."""
+    record_file(str(image.path), action, detail)
 
-    Where that cannot be written it costs a line and nothing else.
-    """
-    path = str(image.path)
+
+def record_file(path: str, action: str, detail: str | None = None) -> None:
+    """The same of the file at ``path``; where it cannot be written it costs a line and nothing else."""
     # Most images have none: then nothing is loaded for it.
     if not os.path.lexists(path.removesuffix(".part") + ".custody.jsonl"):
         return

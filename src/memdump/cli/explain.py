@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memdump.cli import _image, _outcome
+from memdump.cli import _custody, _image, _outcome
 from memdump.cli._terminal import colour, room
 from memdump.errors import UsageError
 from memdump.report.text import visible
@@ -47,17 +48,20 @@ def run(args: argparse.Namespace) -> int:
 
     if args.root is not None and not args.root.is_dir():
         raise UsageError(f"{args.root}: is no folder; give the one that the root file system is mounted at")
-    path = Path(args.image)
-    if path.exists() and is_of_process(path, **_image.keys(args)):
-        return _process(path, args)
-    return _kernel(args)
+    path, keys = Path(args.image), _image.keys(args)
+    if keys["ask"]:  # a passphrase is asked for once, though the file is opened twice
+        keys["ask"] = functools.cache(keys["ask"])
+    if path.exists() and is_of_process(path, **keys):
+        return _process(path, keys, args)
+    return _kernel(path, keys, args)
 
 
-def _process(path: Path, args: argparse.Namespace) -> int:
+def _process(path: Path, keys: dict[str, Any], args: argparse.Namespace) -> int:
     from memdump.crash.explanation import explain
     from memdump.report import crash, crash_json
 
-    found = explain(path, root=args.root, with_environment=args.environment, **_image.keys(args))
+    found = explain(path, root=args.root, with_environment=args.environment, **keys)
+    _custody.record_file(str(path), "opened")
     if args.format == "json":
         _print_json(crash_json.document(found))
     else:
@@ -65,13 +69,15 @@ def _process(path: Path, args: argparse.Namespace) -> int:
     return _ended(found.defects)
 
 
-def _kernel(args: argparse.Namespace) -> int:
+def _kernel(path: Path, keys: dict[str, Any], args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from memdump.crash.kernel import explain_kernel
+    from memdump.dump import Dump
     from memdump.report import kernel_crash
 
-    with _image.open_dump(args) as dump:
+    with Dump.open(path, **keys) as dump:
+        _custody.record(dump.image, "opened")
         found = explain_kernel(dump)
         if args.format == "json":
             _print_json(asdict(found))
