@@ -11,6 +11,7 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,6 +115,8 @@ def without(places: Sequence[tuple[int, ...]], empty: set[int]) -> list[tuple[in
 def test_every_page_is_the_process_s_own(tmp_path: Path) -> None:
     """What stands still is the same before, after and in the core."""
     with running("blocked", "read") as target:
+        while not Path(f"/proc/{target.pid}/syscall").read_text().startswith("0 "):
+            time.sleep(0.01)
         before = memory(target.pid)
         for mode in MODES:
             take(target.pid, tmp_path / mode, "--mode", mode)
@@ -258,3 +261,24 @@ def test_several_processes_are_taken_at_one_instant(tmp_path: Path) -> None:
             assert [("shared-once" in one) for one in skipped].count(True) == 1
         finally:
             os.kill(pids[1], 9)
+
+
+def test_addresses_that_are_only_reserved_cost_nothing(tmp_path: Path) -> None:
+    """A sanitizer's shadow, a heap of the future: terabytes that may be written to, and hardly are."""
+    program = (
+        "import ctypes\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "libc.mmap.restype = ctypes.c_void_p\n"
+        "size = 8 << 40\n"
+        "at = libc.mmap(None, ctypes.c_size_t(size), 3, 0x4022, -1, 0)\n"
+        "assert at != 2**64 - 1\n"
+        "for offset in (5 << 40, size - 4096): ctypes.memset(at + offset, 7, 10)\n"
+        "print(at, flush=True); input()\n"
+    )
+    with begun([sys.executable, "-c", program]) as target:
+        start = int(target.line())
+        take(target.pid, tmp_path / "core")
+        assert (tmp_path / "core").stat().st_size < 1 << 30
+        core = Core(tmp_path / "core")
+        for offset in (5 << 40, (8 << 40) - 4096):
+            assert core.read(start + offset, 4096) == bytes([7] * 10) + bytes(4086)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import array
 import bisect
 import contextlib
-import errno
 import os
 import re
 import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from memdump.errors import MemdumpError
 from memdump.machine import pieces
 from memdump.machine.host import PAGE_SIZE
 from memdump.machine.pipeline import Block
 from memdump.machine.source import Range, Source
+from memdump.process import populated
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -60,7 +61,7 @@ class Memory:
         while buffer:
             count = os.preadv(self._memory, [buffer], address)
             if not count:
-                raise OSError(errno.EIO, "the process is gone")
+                raise MemdumpError("the process is gone, or its copy was killed because memory is short")
             buffer = buffer[count:]
             address += count
 
@@ -86,6 +87,15 @@ class Memory:
             (address + found.start() * PAGE_SIZE, (found.end() - found.start()) * PAGE_SIZE)
             for found in _ABSENT.finditer(last)
         ]
+
+    def populated(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Give the runs of private memory, start and end, outside of which nothing is."""
+        if self._pages is None:
+            return [(start, end)]
+        try:
+            return list(populated.populated(self._pages, start, end))
+        except OSError:  # an older kernel
+            return [(start, end)]
 
     def close(self) -> None:
         """Let go of it."""

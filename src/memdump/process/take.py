@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from memdump.process.selection import Choice, Chosen
 
 _WIPED = "wf"
+_VAST, _HARDLY = 1 << 30, 8
+"""Bytes of a mapping that is cut, if less than this part of it is used."""
 
 
 class Core(NamedTuple):
@@ -100,22 +102,40 @@ def core(
         chosen = [once.leave_out(one) for one in chosen]
     with contextlib.ExitStack() as stack:
         sources = _Sources(captured, guardian, stack)
-        parts, live, early = [], [], []
+        parts: list[Part] = []
+        segments: list[Segment] = []
+        live, early = [], []
         for one in chosen:
             if not one.size:
+                segments.append(Segment(one.mapping.start, one.mapping.size, 0, one.mapping.elf_flags))
                 continue
             part, is_live, is_early = sources.part(one)
-            parts.append(part)
-            span = Range(part.start, part.size)
-            live += [span] * is_live
-            early += [span] * is_early
-        segments = [
-            Segment(one.mapping.start, one.mapping.size, one.size, one.mapping.elf_flags) for one in chosen
-        ]
+            for start, size, in_file in _spans(one, part):
+                segments.append(Segment(start, size, in_file, one.mapping.elf_flags))
+                parts += [part._replace(start=start, size=in_file)] * bool(in_file)
+            live += [Range(part.start, part.size)] * is_live
+            early += [Range(part.start, part.size)] * is_early
         front = corefile.begin(
             architecture.this().elf_machine, notes.notes(captured, owner, mappings), segments
         )
         yield Core(front, parts, live, _skipped(chosen), early)
+
+
+def _spans(one: Chosen, part: Part) -> list[tuple[int, int, int]]:
+    """Cut a vast mapping where there is nothing: start, size, and bytes in the file, of each piece."""
+    mapping = one.mapping
+    vast = mapping.size >= _VAST and one.details.resident < mapping.size // _HARDLY
+    if not vast or not part.private or isinstance(part.held, memoryview):
+        return [(mapping.start, mapping.size, one.size)]
+    spans, at = [], mapping.start
+    for start, end in part.held.populated(mapping.start, mapping.end):
+        if start > at:
+            spans.append((at, start - at, 0))
+        spans.append((start, end - start, end - start))
+        at = end
+    if at < mapping.end:
+        spans.append((at, mapping.end - at, 0))
+    return spans
 
 
 def _skipped(chosen: Sequence[Chosen]) -> dict[str, list[Range]]:

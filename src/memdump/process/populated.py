@@ -1,0 +1,57 @@
+"""Where in a vast mapping there is anything: programs reserve terabytes of addresses that they never use.
+
+The kernel tells runs of pages since Linux 6.7 (``PAGEMAP_SCAN``, ``ioctl_pagemap_scan(2)``); an older one
+tells each page, eight bytes for each.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SCAN = 0xC0606610
+_ARGUMENT = struct.Struct("=12Q")
+_WALKED = 4
+"""The word in which the kernel says how far it came."""
+_PRESENT, _SWAPPED = 1 << 3, 1 << 4
+_REGION = struct.Struct("=QQQ")
+_REGIONS = 1024
+NEAR = 16 << 20
+"""Bytes: what lies so near to something is taken along, as a hole in the file."""
+
+
+def populated(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Give the runs, start and end, outside of which nothing is; raises ``OSError`` on older kernels."""
+    first = last = start
+    for one, other in _regions(pagemap, start, end):
+        if one - last > NEAR:
+            if last > first:
+                yield first, last
+            first = one
+        last = other
+    if last > first:
+        yield first, last
+
+
+def _regions(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    found = ctypes.create_string_buffer(_REGIONS * _REGION.size)
+    wanted = _PRESENT | _SWAPPED
+    while start < end:
+        argument = bytearray(
+            _ARGUMENT.pack(
+                _ARGUMENT.size, 0, start, end, 0, ctypes.addressof(found), _REGIONS, 0, 0, 0, wanted, wanted
+            )
+        )
+        count = fcntl.ioctl(pagemap, _SCAN, argument)
+        for index in range(count):
+            one, other, _ = _REGION.unpack_from(found, index * _REGION.size)
+            yield one, other
+        walked = _ARGUMENT.unpack(argument)[_WALKED]
+        if walked <= start:
+            return
+        start = walked
