@@ -125,7 +125,7 @@ def test_a_program_that_became_a_pipe_is_not_opened(own: cores.Crash) -> None:
     assert any("no ordinary file" in defect for defect in found.defects)
 
 
-def test_an_address_as_addr2line_takes_it(own: cores.Crash, crashed: Crashed) -> None:
+def test_an_address_as_addr2line_takes_it(own: cores.Crash, crashed: Crashed, explained: Explained) -> None:
     """What is given for a program that is not here can be looked up where it is."""
     if not shutil.which("addr2line"):
         pytest.skip("addr2line is not installed: apt install binutils")
@@ -133,7 +133,11 @@ def test_an_address_as_addr2line_takes_it(own: cores.Crash, crashed: Crashed) ->
     offset = explain(own.core).stack[0].module_offset
     assert offset is not None
     command = ["addr2line", "-f", "-e", str(crashed("null_field").program), hex(offset)]
-    assert "read_null_field" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    top = explained("null_field").stack[0]
+    assert said[0] == top.function
+    assert said[1].endswith(f"crash.c:{top.line}")
+    assert offset == top.module_offset
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

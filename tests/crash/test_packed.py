@@ -46,7 +46,8 @@ def test_a_packed_core_says_the_same(
 def test_what_is_unpacked_is_the_core_and_leaves_nothing_behind(
     packer: str, tmp_path: Path, crashed: Crashed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    core = crashed("null_field").core
+    core = tmp_path / "large"
+    core.write_bytes(crashed("null_field").core.read_bytes() + bytes(5 << 20) + b"end" + bytes(3 << 20))
     path = packed(core, packer, tmp_path)
     temporary = tmp_path / "temporary"
     temporary.mkdir()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import zstandard
 
 from memdump.crash import python
 from memdump.crash.explanation import explain
@@ -79,6 +80,12 @@ def test_the_version(explanation: Explanation) -> None:
     assert explanation.python is not None
     assert re.fullmatch(r"3\.\d+", explanation.python.version)
     assert explanation.verdict.kind == "null_pointer"
+
+
+def test_a_packed_core(explanation: Explanation, tmp_path: Path) -> None:
+    packed = tmp_path / "core.zst"
+    packed.write_bytes(zstandard.compress(Path(explanation.path).read_bytes()))
+    assert explain(packed).python == explanation.python
 
 
 def test_a_program_that_is_no_python(tmp_path: Path) -> None:
