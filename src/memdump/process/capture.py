@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.errors import MemdumpError
 from memdump.process import inject, maps, proc, ptrace
-from memdump.process.threads import Threads
+from memdump.process.threads import Busy, Threads
 
 if TYPE_CHECKING:
     import mmap
@@ -265,6 +265,8 @@ class Capture:
                 threads.settle_these()
                 if self._wait_in(threads, child):
                     return None
+            except Busy:
+                continue  # another thread does as well
             finally:
                 threads.release()
                 self.pauses.append(time.monotonic_ns() - since)
