@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ LAB_REQUIRED = os.environ.get("CI") == "true" or os.environ.get("MEMDUMP_REQUIRE
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell has what it starts in the background ignore Ctrl-C, and so all that is started from there.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "lab: needs a real guest, booted when it is not in the lab's cache")
     config.addinivalue_line("markers", "xdist_group(name): tests that one process runs, of several")
 
