@@ -121,6 +121,11 @@ def core(
         yield Core(front, parts, live, _skipped(chosen), early)
 
 
+def _has_holes(one: Chosen) -> bool:
+    """Whether it pays to ask first which pages there are."""
+    return one.mapping.empty_is_zero and one.details.resident < one.mapping.size // 8 * 7
+
+
 def _spans(one: Chosen, part: Part) -> list[tuple[int, int, int]]:
     """Cut a vast mapping where there is nothing: start, size, and bytes in the file, of each piece."""
     mapping = one.mapping
@@ -170,11 +175,11 @@ class _Sources:
             return Part(mapping.start, size, self._guardian.early(at, size), False), False, True
         if self._is_copied(mapping, one.details):
             assert self._copy is not None
-            return Part(mapping.start, size, self._copy, mapping.empty_is_zero), mapping.shared, False
+            return Part(mapping.start, size, self._copy, _has_holes(one)), mapping.shared, False
         if self._target is None:
             self._target = self._open(self._captured.threads[0].tid)
         return (
-            Part(mapping.start, size, self._target, mapping.empty_is_zero),
+            Part(mapping.start, size, self._target, _has_holes(one)),
             self._captured.mode in (FORK, LIVE),
             False,
         )
