@@ -213,6 +213,8 @@ def test_the_process_ends_meanwhile(tmp_path: Path) -> None:
         deadline = time.monotonic() + 10
         while not (child := target.children()) and time.monotonic() < deadline:
             time.sleep(0)
+        while target.status("TracerPid") != "0" and time.monotonic() < deadline:
+            time.sleep(0)
         assert child
         target.process.kill()
         target.process.wait()
