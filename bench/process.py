@@ -77,7 +77,7 @@ def _report(gib: float, peers: Sequence[Dumped], ours: Sequence[Dumped], plain: 
     print(f"longest gap with neither {idle * 1e3:.1f} ms")
     print(f"gcore    whole {peer.seconds:6.2f} s   longest gap {peer.gap * 1e3:9.1f} ms")
     print(
-        f"memdump  whole {best.seconds:6.2f} s   longest gap {best.gap * 1e3:9.1f} ms   stop {stop * 1e3:.1f} ms"
+        f"memdump  whole {best.seconds:6.2f} s   longest gap {best.gap * 1e3:9.1f} ms, stop {stop * 1e3:.1f}"
     )
     print(f"stop per GiB {stop * 1e3 / gib:.1f} ms; reading {rate / 1e9:.2f} GB/s, plain {plain / 1e9:.2f}")
     print(verdict("gcore's pause in ours", peer.gap / best.gap, PAUSE))
