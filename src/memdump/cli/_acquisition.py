@@ -174,7 +174,7 @@ def _stage(args: argparse.Namespace, layout: Layout, source: Source) -> Iterator
             with contextlib.suppress(OSError):
                 spill = SpillFile(str(layout.path.parent), layout.options.size + _SPARED)
                 stack.callback(spill.close)
-        yield Stage(source.page_size, layout.sealing.packing(), spill)
+        yield Stage(source.page_size, layout.sealing.packing(), spill, layout.options.size)
 
 
 def _acquire(

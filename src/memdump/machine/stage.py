@@ -25,7 +25,9 @@ from memdump.machine import pageflags, pieces
 from memdump.machine.source import Range, Source
 
 BUDGET = 40 << 20
-"""Bytes of copies that are kept in memory."""
+"""Bytes of copies that are kept in memory, at most."""
+_SHARE = 64
+"""The part of a machine's memory that copies may overwrite: they are written over what is to be taken."""
 _FLAGS_AT_ONCE = 64 << 20
 """Bytes of memory whose flags are asked for at once; a remote source answers each question after a while."""
 
@@ -53,8 +55,13 @@ class Stage:
     """Takes the kernel's pages from a source ahead of all others, and puts them in their place later."""
 
     def __init__(
-        self, page_size: int, packing: Optional[Packing] = None, spill: Optional[Spill] = None
+        self,
+        page_size: int,
+        packing: Optional[Packing] = None,
+        spill: Optional[Spill] = None,
+        memory: int = BUDGET * _SHARE,
     ) -> None:
+        """Keep copies of pages of a machine that has ``memory`` bytes."""
         self.taken = 0
         """Bytes of kernel pages that were taken early."""
         self.left = 0
@@ -63,6 +70,7 @@ class Stage:
         self._packing = packing
         self._spill = spill
         self._used = 0
+        self._budget = min(BUDGET, memory // _SHARE)
         # A machine of a terabyte has half a million blocks: arrays take the room of their numbers only.
         self._blocks = array.array("Q")
         self._sizes = array.array("Q")
@@ -111,12 +119,12 @@ class Stage:
             self.left += 0 if stored else filled
 
     def _store(self, address: int, copy: bytes) -> bool:
-        packed = self._packing is not None and self._used > BUDGET // 2
+        packed = self._packing is not None and self._used > self._budget // 2
         if self._packing is not None and packed:
             copy = self._packing.pack(copy)
         copy = (b"z" if packed else b"-") + copy
         place = len(self._blocks)
-        if self._used + len(copy) <= BUDGET:
+        if self._used + len(copy) <= self._budget:
             self._used += len(copy)
             self._memory[address] = copy
         else:
