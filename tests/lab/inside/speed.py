@@ -34,7 +34,7 @@ COMMANDS["lime digest=sha256"] = [*COMMANDS["lime"], "digest=sha256"]
 COMMANDS["lime compress=1"] = [*COMMANDS["lime"], "compress=1"]
 READING = str(Path(__file__).with_name("reading.py"))
 for source in ("kcore", "ebpf"):
-    COMMANDS[f"reading {source}"] = [sys.executable, READING, source]
+    COMMANDS[f"reading {source}"] = [sys.executable, READING, source, f"{OUT}"]
     for suffix in (".lime", ".lime.zst"):
         COMMANDS[f"memdump {source} {suffix}"] = [*MEMDUMP, "--source", source, f"{OUT}{suffix}"]
     sealed = [*MEMDUMP[:-1], "--recipient", str(RECIPIENT), "--source", source, f"{OUT}.lime.zst.age"]
