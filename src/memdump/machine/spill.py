@@ -18,6 +18,8 @@ class SpillFile:
         Raises ``OSError`` where that folder takes no files.
         """
         self._fd = nameless(folder)
+        with contextlib.suppress(OSError):  # nor is anything wanted that was not asked for
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
         self._leave = leave
         self._size = 0
         self._since = 0
@@ -51,6 +53,9 @@ class SpillFile:
             parts.append(part)
             place += len(part)
             size -= len(part)
+        # What is read back would fill memory as well; nothing before it is asked for again.
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._fd, 0, place, os.POSIX_FADV_DONTNEED)
         return b"".join(parts)
 
     def _settle(self) -> None:
