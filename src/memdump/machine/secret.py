@@ -37,7 +37,8 @@ def protect_process() -> list[str]:
     if not hasattr(libc, "prctl") or libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         missing.append("debuggers of this user are not kept away")
     try:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        # The hard limit stays: programs that are started later may have to leave cores of their own.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     except (OSError, ValueError):
         missing.append("core dumps are not forbidden")
     if not _has_swap():
