@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+_NUMBER = re.compile(rb"\s*(\d{1,19})\b")
 _LINE = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) ([rwxsp-]{4}) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *([^\n]*)"
 )
@@ -93,7 +94,8 @@ def parse_details(text: bytes) -> dict[tuple[int, int], Details]:
             continue
         name, _, value = line.partition(b":")
         if name in sizes:
-            sizes[name] = int(value.split()[0]) << 10
+            number = _NUMBER.match(value)
+            sizes[name] = int(number[1]) << 10 if number else 0
         elif name == b"VmFlags":
             flags = frozenset(value.decode("ascii").split())
             resident = sum(sizes[size] for size in _RESIDENT)
