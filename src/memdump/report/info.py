@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from memdump.errors import MemdumpError
 from memdump.machine import custody, manifest
+from memdump.machine.pieces import add
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from memdump.dump import Dump
     from memdump.machine.manifest import Manifest
+    from memdump.machine.source import Range
 
 INSIDE = "inside the image"
 """Where a manifest is that travels in a layer of the image."""
@@ -32,13 +34,21 @@ def facts(dump: Dump) -> dict[str, Any]:
         "layers": [layer._asdict() for layer in image.layers],
         "file_size": image.file_size,
         "memory_size": image.size,
-        "ranges": [{"start": found.start, "size": found.size} for found in image.ranges],
+        "ranges": [{"start": found.start, "size": found.size} for found in _joined(image.ranges)],
         "defects": list(image.defects),
         "manifest": _beside(image.path),
         "embedded_manifest": _embedded(image.metadata),
         "custody": _custody(image.path),
         "kernel": _kernel(dump),
     }
+
+
+def _joined(pieces: Iterable[Range]) -> list[Range]:
+    """Take the pieces of a range, each of which has a header of its own in the file, as one."""
+    ranges: list[Range] = []
+    for piece in pieces:
+        add(ranges, piece)
+    return ranges
 
 
 def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
