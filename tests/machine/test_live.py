@@ -134,9 +134,10 @@ def test_a_bad_place_is_refused_beforehand(live: Live, place: str, why: str) -> 
 
 def test_it_stays_out_of_the_way(live: Live) -> None:
     done = live.run(
-        f"{MEMDUMP} acquire - > {OUT}/m.lime & taking=$!; sleep 5; for task in /proc/$taking/task/*; do"
-        " ionice -p ${task##*/}; cut -d' ' -f19 $task/stat; done; cat /proc/$taking/oom_score_adj;"
-        " grep VmHWM /proc/$taking/status; kill $taking; wait $taking",
+        f"{MEMDUMP} acquire - > {OUT}/m.lime & taking=$!;"
+        f" until test -s {OUT}/m.lime || ! kill -0 $taking; do sleep 1; done;"
+        " for task in /proc/$taking/task/*; do ionice -p ${task##*/}; cut -d' ' -f19 $task/stat; done;"
+        " cat /proc/$taking/oom_score_adj; grep VmHWM /proc/$taking/status; kill $taking; wait $taking",
         check=False,
     )
     *tasks, score, memory = done.stdout.decode().splitlines()
