@@ -12,20 +12,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 NT_PRSTATUS, NT_FPREGSET = 1, 2
+_LONG = 64
 _EINTR = 4
 _ERESTARTNOHAND = 514
 """Of the kernel alone (``include/linux/errno.h``): make EINTR of it for a handler, else call again."""
 _INTERRUPTED_FOR_GOOD = "epoll_wait epoll_pwait epoll_pwait2 semop semtimedop rt_sigtimedwait io_getevents"
 _OF_SOCKETS = "read write readv writev accept accept4 recvfrom recvmsg recvmmsg sendto sendmsg sendmmsg"
-_RESTARTABLE = f"{_INTERRUPTED_FOR_GOOD} io_pgetevents io_uring_enter {_OF_SOCKETS}".split()
+_OF_32_BITS = "ipc socketcall semtimedop_time64 rt_sigtimedwait_time64 recvmmsg_time64 io_pgetevents_time64"
+_RESTARTABLE = f"{_INTERRUPTED_FOR_GOOD} io_pgetevents io_uring_enter {_OF_SOCKETS} {_OF_32_BITS}".split()
 """System calls that give EINTR when a tracer stops them, not only for a handler's sake (``signal(7)``).
 
 Sockets do so only where they have a timeout.  None has had any effect when it gives EINTR.
 """
+_CONNECT = 3
+"""The one among the calls of ``socketcall`` that has: it goes on connecting."""
 
 
 class Architecture(NamedTuple):
-    """The facts of one processor; registers are 64-bit words, counted from 0 as ``NT_PRSTATUS`` has them."""
+    """The facts of one processor; registers are words, counted from 0 as ``NT_PRSTATUS`` has them."""
 
     name: str
     """As ``uname -m`` says it."""
@@ -46,18 +50,37 @@ class Architecture(NamedTuple):
     """The numbers of the system calls that are used or asked for here."""
     more: tuple[tuple[int, str], ...]
     """The other sets of registers: type and owner of the note, the type being the set's for ptrace too."""
+    bits: int = 64
+    """Of a word."""
+    narrow: Architecture | None = None
+    """What it is for programs of 32 bits, whose registers the kernel gives in a form of their own."""
+
+    def of(self, registers: bytes) -> Architecture:
+        """Tell by the size of its registers what a thread executes."""
+        if self.narrow is not None and len(registers) == self.narrow.words * self.narrow.bits // 8:
+            return self.narrow
+        return self
 
     def unpack(self, registers: bytes) -> list[int]:
         """Make words of the bytes of ``NT_PRSTATUS``'s registers."""
-        return list(struct.unpack(f"={self.words}Q", registers))
+        return list(struct.unpack(self._form, registers))
 
     def pack(self, words: Sequence[int]) -> bytes:
         """Make bytes of words; negative ones are meant as the processor means them."""
-        return struct.pack(f"={self.words}Q", *(word & (1 << 64) - 1 for word in words))
+        return struct.pack(self._form, *(word & (1 << self.bits) - 1 for word in words))
+
+    @property
+    def _form(self) -> str:
+        return f"={self.words}{'Q' if self.bits == _LONG else 'I'}"
+
+    def _signed(self, word: int) -> int:
+        """Read a word as a number with a sign."""
+        return word - (1 << self.bits) if word >> self.bits - 1 else word
 
     def in_call(self, registers: bytes) -> bool:
         """Whether the thread was stopped inside a system call, as far as its registers tell."""
-        return self.original is not None and signed(self.unpack(registers)[self.original]) >= 0
+        known = self.of(registers)
+        return known.original is not None and known._signed(known.unpack(registers)[known.original]) >= 0
 
     def calling(self, registers: bytes, at: int, name: str, arguments: Sequence[int]) -> bytes:
         """Give the registers with which a thread makes a system call by the instruction at ``at``."""
@@ -72,7 +95,7 @@ class Architecture(NamedTuple):
 
     def returned(self, registers: bytes) -> int:
         """Give what a system call returned: negative for an error's number."""
-        return signed(self.unpack(registers)[self.result])
+        return self._signed(self.unpack(registers)[self.result])
 
     def uninterrupted(self, registers: bytes) -> bytes | None:
         """Correct a system call that gives EINTR for no other reason than that the thread was stopped.
@@ -80,18 +103,17 @@ class Architecture(NamedTuple):
         Gives the registers with which the kernel calls it again, or returns EINTR if a handler has to run;
         None where there is nothing to correct.
         """
-        words = self.unpack(registers)
-        if self.original is None or signed(words[self.result]) != -_EINTR:
+        known = self.of(registers)
+        words = known.unpack(registers)
+        if known.original is None or known._signed(words[known.result]) != -_EINTR:
             return None
-        if words[self.original] not in restartable(self):
+        number = words[known.original]
+        if number not in restartable(known):
             return None
-        words[self.result] = -_ERESTARTNOHAND
-        return self.pack(words)
-
-
-def signed(word: int) -> int:
-    """Read a word as a number with a sign."""
-    return word - (1 << 64) if word >> 63 else word
+        if number == known.numbers.get("socketcall") and words[known.arguments[0]] == _CONNECT:
+            return None
+        words[known.result] = -_ERESTARTNOHAND
+        return known.pack(words)
 
 
 def restartable(architecture: Architecture) -> frozenset[int]:
@@ -105,6 +127,27 @@ def _numbers(text: str) -> dict[str, int]:
     return {words[index]: int(words[index + 1]) for index in range(0, len(words), 2)}
 
 
+# Registers: kernel, arch/x86/include/asm/user32.h; numbers: arch/x86/entry/syscalls/syscall_32.tbl.
+I386 = Architecture(
+    name="i386",
+    elf_machine=3,
+    instruction=b"\xcd\x80",
+    words=17,
+    pc=12,
+    sp=15,
+    number=6,
+    result=6,
+    arguments=(0, 1, 2, 3, 4, 5),
+    original=11,
+    numbers=_numbers(
+        "read 3 write 4 socketcall 102 ipc 117 readv 145 writev 146 rt_sigtimedwait 177 io_getevents 247"
+        " epoll_wait 256 epoll_pwait 319 recvmmsg 337 sendmmsg 345 accept4 364 sendto 369 sendmsg 370"
+        " recvfrom 371 recvmsg 372 io_pgetevents 385 io_pgetevents_time64 416 recvmmsg_time64 417"
+        " semtimedop_time64 420 rt_sigtimedwait_time64 421 io_uring_enter 426 epoll_pwait2 441"
+    ),
+    more=(),
+    bits=32,
+)
 # Registers: kernel, arch/x86/include/asm/user_64.h; numbers: arch/x86/entry/syscalls/syscall_64.tbl.
 X86_64 = Architecture(
     name="x86_64",
@@ -124,6 +167,23 @@ X86_64 = Architecture(
         " close_range 436 epoll_pwait2 441"
     ),
     more=((NT_FPREGSET, "CORE"), (0x202, "LINUX")),  # NT_X86_XSTATE
+    narrow=I386,
+)
+# Registers: kernel, arch/arm64/kernel/ptrace.c (those of arch/arm/include/asm/ptrace.h).
+ARM = Architecture(
+    name="arm",
+    elf_machine=40,
+    instruction=b"\x00\x00\x00\xef",  # svc #0
+    words=18,
+    pc=15,
+    sp=13,
+    number=7,
+    result=0,
+    arguments=(0, 1, 2, 3, 4, 5),
+    original=None,  # as below
+    numbers={},
+    more=(),
+    bits=32,
 )
 # Registers: kernel, arch/arm64/include/uapi/asm/ptrace.h; numbers: include/uapi/asm-generic/unistd.h.
 AARCH64 = Architecture(
@@ -140,6 +200,7 @@ AARCH64 = Architecture(
     original=None,
     numbers=_numbers("clone 220 wait4 260 close_range 436"),
     more=((NT_FPREGSET, "CORE"), (0x401, "LINUX")),  # NT_ARM_TLS
+    narrow=ARM,
 )
 
 

@@ -5,18 +5,46 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from memdump.errors import MemdumpError
 from memdump.machine.host import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-_PROGRAM = struct.Struct("<IIQQQQQQ")
-_SECTION = struct.Struct("<IIQQQQIIQQ")
-_IDENTIFICATION = b"\x7fELF\x02\x01\x01" + bytes(9)
+_IDENTIFICATION = b"\x7fELF%c\x01\x01" + bytes(9)
 _ET_CORE, _PT_LOAD, _PT_NOTE = 4, 1, 4
 _MANY = 0xFFFF
 """Stands for a number of program headers that has no room in the header (``PN_XNUM``, ``elf(5)``)."""
+
+
+class _Form(NamedTuple):
+    """What differs between cores of 32 and of 64 bits (``elf(5)``)."""
+
+    number: int
+    """Of the class."""
+    header: struct.Struct
+    program: struct.Struct
+    section: struct.Struct
+    limit: int
+    """The first place in the file that a program header cannot name."""
+
+
+_FORMS = {
+    32: _Form(
+        1,
+        struct.Struct("<16sHHIIIIIHHHHHH"),
+        struct.Struct("<IIIIIIII"),
+        struct.Struct("<IIIIIIIIII"),
+        1 << 32,
+    ),
+    64: _Form(
+        2,
+        struct.Struct("<16sHHIQQQIHHHHHH"),
+        struct.Struct("<IIQQQQQQ"),
+        struct.Struct("<IIQQQQIIQQ"),
+        1 << 64,
+    ),
+}
 
 
 class Segment(NamedTuple):
@@ -29,35 +57,46 @@ class Segment(NamedTuple):
     flags: int
 
 
-def begin(machine: int, notes: bytes, segments: Sequence[Segment]) -> bytes:
-    """Give the bytes in front of the memory, which follows in the order of the segments, without gaps."""
+def begin(machine: int, notes: bytes, segments: Sequence[Segment], bits: int = 64) -> bytes:
+    """Give the bytes in front of the memory, which follows in the order of the segments, without gaps.
+
+    Raises `MemdumpError` where a core of 32 bits has no room for that much.
+    """
+    form = _FORMS[bits]
     count = len(segments) + 1
-    section = _SECTION.pack(0, 0, 0, 0, 0, 0, 0, count, 0, 0) if count >= _MANY else b""
-    programs_at = _HEADER.size + len(section)
-    notes_at = programs_at + count * _PROGRAM.size
+    section = form.section.pack(0, 0, 0, 0, 0, 0, 0, count, 0, 0) if count >= _MANY else b""
+    programs_at = form.header.size + len(section)
+    notes_at = programs_at + count * form.program.size
     memory_at = -(-(notes_at + len(notes)) // PAGE_SIZE) * PAGE_SIZE
-    header = _HEADER.pack(
-        _IDENTIFICATION,
+    header = form.header.pack(
+        _IDENTIFICATION % form.number,
         _ET_CORE,
         machine,
         1,  # version
         0,  # entry
         programs_at,
-        _HEADER.size if section else 0,
+        form.header.size if section else 0,
         0,  # flags
-        _HEADER.size,
-        _PROGRAM.size,
+        form.header.size,
+        form.program.size,
         _MANY if section else count,
-        _SECTION.size if section else 0,
+        form.section.size if section else 0,
         1 if section else 0,
         0,
     )
-    programs = [_PROGRAM.pack(_PT_NOTE, 0, notes_at, 0, 0, len(notes), 0, 4)]
+    programs = [_program(form, _PT_NOTE, Segment(0, 0, len(notes), 0), notes_at, 4)]
     at = memory_at
     for found in segments:
-        programs.append(
-            _PROGRAM.pack(_PT_LOAD, found.flags, at, found.start, 0, found.in_file, found.size, PAGE_SIZE)
-        )
+        if at >= form.limit:
+            raise MemdumpError("a core of a 32-bit process has room for 4 GiB: leave out some of it (--skip)")
+        programs.append(_program(form, _PT_LOAD, found, at, PAGE_SIZE))
         at += found.in_file
     front = b"".join((header, section, *programs, notes))
     return front + bytes(memory_at - len(front))
+
+
+def _program(form: _Form, kind: int, found: Segment, at: int, alignment: int) -> bytes:
+    place = (at, found.start, 0, found.in_file, found.size)
+    if form is _FORMS[32]:
+        return form.program.pack(kind, *place, found.flags, alignment)
+    return form.program.pack(kind, found.flags, *place, alignment)

@@ -1,6 +1,7 @@
 """The notes of a core: what is known of the process beside its memory.
 
-Layouts: kernel, ``include/linux/elfcore.h``, ``include/uapi/linux/elfcore.h`` and ``fs/binfmt_elf.c``.
+Layouts: kernel, ``include/linux/elfcore.h``, ``include/uapi/linux/elfcore.h`` and ``fs/binfmt_elf.c``; for 32
+bits, ``include/linux/elfcore-compat.h``.
 """
 
 from __future__ import annotations
@@ -20,9 +21,30 @@ NT_PRSTATUS, NT_PRPSINFO, NT_AUXV = 1, 3, 6
 NT_SIGINFO, NT_FILE = 0x53494749, 0x46494C45
 _CORE = "CORE"
 _STATES = "RSDTZW"
+_END = 0
+"""What the last entry of an auxiliary vector is (``AT_NULL``)."""
 _NAME, _ARGUMENTS = 16, 80
+_OVERFLOW = 65534
+"""Stands for a user or group whose number is too large for 16 bits."""
 _TIMES = 8
 """Of the thread and of its children that have ended: seconds and microseconds, four times."""
+
+
+class _Form(NamedTuple):
+    """What differs between programs of 32 and of 64 bits."""
+
+    long: str
+    status: str
+    """Before the registers."""
+    behind: str
+    """Behind the registers: whether there are others, of floating point."""
+    process: str
+
+
+_FORMS = {
+    32: _Form("I", f"=iiihxxIIiiii{_TIMES}i", "=i", f"=bcbbIHHiiii{_NAME}s{_ARGUMENTS}s"),
+    64: _Form("Q", f"=iiihxxQQiiii{_TIMES}q", "=ixxxx", f"=bcbbxxxxQIIiiii{_NAME}s{_ARGUMENTS}s"),
+}
 
 
 class Owner(NamedTuple):
@@ -34,19 +56,20 @@ class Owner(NamedTuple):
     """The arguments, each with a zero byte behind it."""
 
 
-def notes(found: Captured, owner: Owner, mappings: Sequence[Mapping]) -> bytes:
+def notes(found: Captured, owner: Owner, mappings: Sequence[Mapping], bits: int = 64) -> bytes:
     """Give all notes, in the order of the kernel's own cores."""
+    form = _FORMS[bits]
     first, *others = found.threads
     parts = [
-        _status(found, first),
-        _note(NT_PRPSINFO, _process(found, owner)),
-        _note(NT_SIGINFO, first.information),
-        _note(NT_AUXV, found.auxv),
-        _note(NT_FILE, _files(mappings)),
+        _status(form, found, first),
+        _note(NT_PRPSINFO, _process(form, found, owner)),
+        _information(form, first),
+        _note(NT_AUXV, _auxiliary(form, found.auxv)),
+        _note(NT_FILE, _files(form, mappings)),
         _more(first),
     ]
     for thread in others:
-        parts += [_status(found, thread), _note(NT_SIGINFO, thread.information), _more(thread)]
+        parts += [_status(form, found, thread), _information(form, thread), _more(thread)]
     return b"".join(parts)
 
 
@@ -56,47 +79,59 @@ def _note(kind: int, content: bytes, owner: str = _CORE) -> bytes:
     return b"".join((head, name, bytes(-len(name) % 4), content, bytes(-len(content) % 4)))
 
 
-def _status(found: Captured, thread: Thread) -> bytes:
+def _status(form: _Form, found: Captured, thread: Thread) -> bytes:
     """Make the ``elf_prstatus`` of a thread."""
     stat = found.stat
+    blocked = struct.unpack_from(f"={form.long}", struct.pack("<Q", thread.blocked))
     content = struct.pack(
-        f"=iiihxxQQiiii{_TIMES}q",
+        form.status,
         thread.signal,
         0,
         0,
         thread.signal,
         0,  # signals that wait
-        thread.blocked,
+        *blocked,
         thread.tid,
         stat.parent,
         stat.group,
         stat.session,
         *[0] * _TIMES,
     )
-    has_floating_point = struct.pack("=ixxxx", 1)
+    has_floating_point = struct.pack(form.behind, 1)
     return _note(NT_PRSTATUS, content + thread.registers + has_floating_point)
+
+
+def _information(form: _Form, thread: Thread) -> bytes:
+    """Make the ``siginfo_t``, of which that of 32 bits has no gap behind its first three numbers."""
+    content = thread.information
+    if form is _FORMS[32]:
+        content = (content[:12] + content[16:]).ljust(len(content), b"\0")
+    return _note(NT_SIGINFO, content)
 
 
 def _more(thread: Thread) -> bytes:
     return b"".join(_note(kind, content, owner) for kind, owner, content in thread.more)
 
 
-def _process(found: Captured, owner: Owner) -> bytes:
+def _process(form: _Form, found: Captured, owner: Owner) -> bytes:
     """Make the ``elf_prpsinfo``."""
     stat = found.stat
     # It stood while it was asked, for us alone.
     state = "R" if stat.state == "t" else stat.state
     number = _STATES.find(state)
     arguments = owner.command_line.replace(b"\0", b" ")
+    uid, gid = owner.uid, owner.gid
+    if form is _FORMS[32]:
+        uid, gid = (_OVERFLOW if number >> 16 else number for number in (uid, gid))
     return struct.pack(
-        f"=bcbbxxxxQIIiiii{_NAME}s{_ARGUMENTS}s",
+        form.process,
         max(number, 0),
         state.encode("ascii"),
         state == "Z",
         max(min(stat.nice, 19), -20),
         stat.flags,
-        owner.uid,
-        owner.gid,
+        uid,
+        gid,
         found.pid,
         stat.parent,
         stat.group,
@@ -106,10 +141,20 @@ def _process(found: Captured, owner: Owner) -> bytes:
     )
 
 
-def _files(mappings: Sequence[Mapping]) -> bytes:
+def _auxiliary(form: _Form, vector: bytes) -> bytes:
+    """Cut the auxiliary vector where it ends: the kernel shows more of the room that it stands in."""
+    pair = struct.Struct(f"=2{form.long}")
+    for at in range(0, len(vector) - pair.size + 1, pair.size):
+        if pair.unpack_from(vector, at)[0] == _END:
+            return vector[: at + pair.size]
+    return vector
+
+
+def _files(form: _Form, mappings: Sequence[Mapping]) -> bytes:
     """Say which file is behind which addresses."""
     files = [found for found in mappings if found.of_file and found.path.startswith(b"/")]
-    parts = [struct.pack("=QQ", len(files), PAGE_SIZE)]
-    parts += [struct.pack("=QQQ", found.start, found.end, found.offset // PAGE_SIZE) for found in files]
+    head, entry = f"=2{form.long}", f"=3{form.long}"
+    parts = [struct.pack(head, len(files), PAGE_SIZE)]
+    parts += [struct.pack(entry, found.start, found.end, found.offset // PAGE_SIZE) for found in files]
     parts += [found.path + b"\0" for found in files]
     return b"".join(parts)

@@ -115,9 +115,9 @@ def core(
                 parts += [part._replace(start=start, size=in_file)] * bool(in_file)
             live += [Range(part.start, part.size)] * is_live
             early += [Range(part.start, part.size)] * is_early
-        front = corefile.begin(
-            architecture.this().elf_machine, notes.notes(captured, owner, mappings), segments
-        )
+        known = architecture.this().of(captured.threads[0].registers)
+        noted = notes.notes(captured, owner, mappings, known.bits)
+        front = corefile.begin(known.elf_machine, noted, segments, known.bits)
         yield Core(front, parts, live, _skipped(chosen), early)
 
 
