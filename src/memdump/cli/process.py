@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         sshsig.check(args.sign)
     pids, out = _words(args)
     sealing = _sealing.choose(args, "" if out == "-" else out)
-    targets = [target.survey(pid, args.mode) for pid in pids]
+    targets = target.survey_all(pids, args.mode)
     _process.check_place(args, out, len(targets))
     jobs = [
         _process.Job(one, _choice(args, one), _process.layout(args, out, one, sealing)) for one in targets

@@ -11,6 +11,7 @@ _LINE = re.compile(
 )
 _PLAIN = (b"[heap]", b"[stack]", b"[anon:")
 _ELF_FLAGS = {"r": 4, "w": 2, "x": 1}
+_PROVIDED = ("um", "uw", "ui")
 
 
 class Mapping(NamedTuple):
@@ -63,6 +64,11 @@ class Details(NamedTuple):
     """Bytes of these that are no file's, changed copies of a file's pages among them."""
     flags: frozenset[str] = frozenset()
     """Two letters each: ``dc`` not copied on fork, ``wf`` wiped on fork, ``dd`` not dumped, ``io``, ``ht``"""
+
+    @property
+    def provided(self) -> bool:
+        """Whether another program or thread provides the pages as they are touched (userfaultfd)."""
+        return not self.flags.isdisjoint(_PROVIDED)
 
 
 def parse(text: bytes) -> list[Mapping]:

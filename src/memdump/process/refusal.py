@@ -30,7 +30,7 @@ def check(pid: int) -> None:
             f"process {pid} ({_name(stat)}) is a thread of the kernel and has no memory of its own:"
             " 'memdump acquire' takes the kernel's"
         )
-    if stat.state in "ZX" and not _others_run(pid):
+    if has_ended(pid):
         raise UsageError(f"process {pid} ({_name(stat)}) has ended (a zombie): its memory is gone")
     tracer = status.number("TracerPid")
     if tracer:
@@ -42,6 +42,11 @@ def check(pid: int) -> None:
     except OSError as error:
         if not isinstance(error, (FileNotFoundError, ProcessLookupError)):
             raise MemdumpError(f"process {pid}: its memory cannot be opened: {error.strerror}") from None
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is a zombie, all of it; raises ``OSError`` where it is not there at all."""
+    return proc.stat(pid).state in "ZX" and not _others_run(pid)
 
 
 def traced(pid: int, tracer: int) -> NotPermitted:
