@@ -67,7 +67,10 @@ class Details(NamedTuple):
 
     @property
     def provided(self) -> bool:
-        """Whether another program or thread provides the pages as they are touched (userfaultfd)."""
+        """Whether a program provides the pages as they are touched (userfaultfd): others are not empty.
+
+        The kernel lets nobody wait for such a page who reads the memory of another process.
+        """
         return not self.flags.isdisjoint(_PROVIDED)
 
 

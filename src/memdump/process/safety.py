@@ -215,8 +215,7 @@ def _threads_of(uid: int) -> int:
     count = 0
     for pid in proc.all_pids():
         try:
-            # The owner of a file in /proc is root for what must not be dumped, as most services.
-            if os.stat(f"/proc/{pid}").st_uid in (uid, 0) and proc.status(pid).number("Uid") == uid:  # noqa: PTH116
+            if os.stat(f"/proc/{pid}").st_uid == uid:  # noqa: PTH116
                 count += len(proc.threads(pid))
         except OSError:
             continue

@@ -122,10 +122,9 @@ def core(
 
 
 def _has_holes(one: Chosen) -> bool:
-    """Whether it pays, or is necessary, to ask first which pages there are."""
-    if one.details.provided:
-        return True  # to read another one is to wait for a program that may be what stands still
-    return one.mapping.empty_is_zero and one.details.resident < one.mapping.size // 8 * 7
+    """Whether it pays to ask first which pages there are."""
+    empty_is_zero = one.mapping.empty_is_zero and not one.details.provided
+    return empty_is_zero and one.details.resident < one.mapping.size // 8 * 7
 
 
 def _spans(one: Chosen, part: Part) -> list[tuple[int, int, int]]:

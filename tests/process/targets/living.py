@@ -114,9 +114,9 @@ class Program:
         self._pause = 0
 
     def provided(self) -> None:
-        """Have memory of which the last page is provided by nobody, when it is touched (userfaultfd)."""
+        """Have memory of which the second half is provided by nobody, when it is touched (userfaultfd)."""
         memory = self._memory("provided", PROVIDED)
-        memory[: PROVIDED - PAGE] = b"here" * ((PROVIDED - PAGE) // 4)
+        memory[: PROVIDED // 2] = b"here" * (PROVIDED // 8)
         file = _CODE.syscall(_USERFAULTFD, os.O_CLOEXEC)
         assert file >= 0
         for request, argument in (
