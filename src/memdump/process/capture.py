@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import signal
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.errors import MemdumpError
-from memdump.process import inject, maps, proc, ptrace
+from memdump.process import inject, maps, proc, ptrace, rescue
+from memdump.process.architecture import NT_PRSTATUS
 from memdump.process.threads import Busy, Threads
 
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Iterator
 
     from memdump.process.architecture import Architecture
     from memdump.process.threads import Standing
 
 FORK, FREEZE, LIVE = "fork", "freeze", "live"
-_CLONE_FS, _CLONE_FILES = 0x200, 0x400
+_CLONE_FS, _CLONE_FILES, _CLONE_PARENT_SETTID = 0x200, 0x400, 0x100000
 """A copy of its own would hold files and sockets open that the process closes."""
 _CLOSE_RANGE_UNSHARE = 2
 _WNOHANG, _WALL = 1, 0x40000000
+_CANDIDATES = 64
+"""Threads of which one is chosen to be borrowed, at most."""
 _RSEQ_CS = 8
 """Where in a thread's area the sequence stands that it executes."""
 
@@ -94,7 +99,10 @@ class Capture:
         self._architecture = architecture
         self._threads = Threads(wanted.pid, architecture)
         self._child: int | None = None
-        self._at: int | None = None
+        self._instructions: inject.Instructions | None = None
+        self._mappings: list[maps.Mapping] = []
+        self._rescue: rescue.Rescue | None = None
+        self._waited_in: dict[int, int | None] = {}
         self._mode = wanted.mode
         self._reason: str | None = None
         self._taken: _Taken | None = None
@@ -104,10 +112,25 @@ class Capture:
 
     # Before the stop.
 
+    def prepare(self) -> None:
+        """Look for what is needed later and takes a while to find."""
+        if self._mode == FORK:
+            self._instructions = self._find()
+            self._waited_in = {tid: rescue.waits_in(tid) for tid in proc.threads(self.pid)[:_CANDIDATES]}
+
     def attach(self) -> None:
         """Attach to all threads, which run on."""
         while self._threads.seize():
             pass
+
+    def _find(self) -> inject.Instructions | None:
+        for tid in (self.pid, *proc.threads(self.pid)[-1:]):
+            with contextlib.suppress(OSError), _memory(tid) as memory:
+                mappings = maps.parse(proc.read(tid, "maps"))
+                found = inject.find(mappings, memory, self._architecture)
+                if found:
+                    return found
+        return None
 
     # The stop.
 
@@ -134,15 +157,18 @@ class Capture:
         )
         if self._mode != FORK:
             return used
-        memory = os.open(f"/proc/{first}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            mappings = maps.parse(self._taken.maps)
-            self._at = inject.find_instruction(mappings, memory, self._architecture)
-            early = _read_early(self._wanted, mappings, memory, buffer, used)
-        finally:
-            os.close(memory)
+        self._mappings = maps.parse(self._taken.maps)
+        with _memory(first) as memory:
+            self._check_instructions(self._mappings, memory)
+            early = _read_early(self._wanted, self._mappings, memory, buffer, used)
         self._taken = self._taken._replace(early=early)
         return used + sum(found.size for found in early)
+
+    def _check_instructions(self, mappings: list[maps.Mapping], memory: int) -> None:
+        """Look for instructions again if they are no longer there."""
+        found = self._instructions
+        if not found or not inject.are_there(found, memory, self._architecture):
+            self._instructions = inject.find(mappings, memory, self._architecture)
 
     def _first(self) -> int:
         return next(tid for tid, _ in self._in_order())
@@ -164,16 +190,46 @@ class Capture:
         if self._mode != FORK:
             return
         tid = self._suitable()
-        if self._at is None or tid is None:
+        if self._instructions is None or tid is None:
             what = (
-                "no instruction for system calls" if self._at is None else "no thread outside of a sequence"
+                "no thread outside of a sequence" if self._instructions else "no instruction for system calls"
             )
             self._freeze(f"it has {what} to be borrowed")
             return
-        returned = inject.call(tid, self._architecture, self._at, "clone", [_CLONE_FS | _CLONE_FILES])
+        self._rescue = self._rescued(tid, self._mappings, self._instructions)
+        arguments, stack = [_CLONE_FS | _CLONE_FILES], None
+        if self._rescue:
+            frames = self._rescue.frames
+            arguments = [arguments[0] | _CLONE_PARENT_SETTID, frames.child, frames.pid]
+            stack = frames.waiting
+        try:
+            returned = inject.call(
+                tid, self._architecture, self._instructions.call, "clone", arguments, stack
+            )
+        finally:
+            if self._rescue:
+                self._rescue.remove()
         self._child = returned.child
         if returned.child is None:
             self._freeze(_why_no_copy(-returned.result))
+
+    def _rescued(
+        self, tid: int, mappings: list[maps.Mapping], instructions: inject.Instructions
+    ) -> rescue.Rescue | None:
+        """Prepare a thread that stands for the case that memdump is killed, where that is possible."""
+        if instructions.back is None or not self._has_room(tid, mappings):
+            return None
+        try:
+            return rescue.Rescue(tid, instructions, self._waited_in.get(tid))
+        except (OSError, ValueError):
+            return None
+
+    def _has_room(self, tid: int, mappings: list[maps.Mapping]) -> bool:
+        """Whether its stack has; one that executes code of 32 bits has other registers."""
+        registers = ptrace.registers(tid, NT_PRSTATUS)
+        if len(registers) != 8 * self._architecture.words:
+            return False
+        return rescue.has_room(mappings, self._architecture.unpack(registers)[self._architecture.sp])
 
     def _freeze(self, reason: str) -> None:
         self._mode, self._reason = FREEZE, reason
@@ -184,11 +240,23 @@ class Capture:
         The kernel has a thread begin such a sequence anew that was moved to another processor in it; it would
         not know that any more of one that was elsewhere meanwhile.
         """
-        order = self._in_order()
-        for tid, found in order:
-            if self._architecture.in_call(found.registers):
-                return tid
-        return next((tid for tid, _ in order if not _in_sequence(tid)), None)
+        candidates = list(itertools.islice(self._candidates(), _CANDIDATES))
+        if not self._instructions or self._instructions.back is None:
+            return candidates[0] if candidates else None
+        rescued = (tid for tid in candidates if self._has_room(tid, self._mappings))
+        return next(rescued, candidates[0] if candidates else None)
+
+    def _candidates(self) -> Iterator[int]:
+        inside = [(tid, found) for tid, found in self._in_order() if self._is_in_call(found)]
+        # Should memdump be killed, a call that knows how long it has waited could not go on where it was.
+        inside.sort(key=lambda one: rescue.begins_anew(one[1].registers))
+        yield from (tid for tid, _ in inside)
+        yield from (
+            tid for tid, found in self._in_order() if not self._is_in_call(found) and not _in_sequence(tid)
+        )
+
+    def _is_in_call(self, found: Standing) -> bool:
+        return self._architecture.in_call(found.registers)
 
     def go_on(self) -> None:
         """Let the process run on, unless it is to stand while it is read."""
@@ -216,8 +284,10 @@ class Capture:
 
     def prepare_copy(self) -> None:
         """Have the copy let go of all files, and be the first to be killed where memory is short."""
-        if self._child is None or self._at is None:
+        if self._child is None or self._instructions is None:
             return
+        if self._rescue:
+            self._rescue.remove(self._child)
         with contextlib.suppress(OSError), open(f"/proc/{self._child}/oom_score_adj", "w") as file:  # noqa: PTH123
             file.write("1000")
         with contextlib.suppress(OSError):
@@ -225,7 +295,7 @@ class Capture:
             inject.call(
                 self._child,
                 self._architecture,
-                self._at,
+                self._instructions.call,
                 "close_range",
                 [0, 0xFFFFFFFF, _CLOSE_RANGE_UNSHARE],
             )
@@ -258,6 +328,7 @@ class Capture:
             return f"its copy {child} remains as a zombie until it ends: it has a seccomp filter now"
         for tid in proc.threads(self._wanted.pid):
             threads = Threads(self._wanted.pid, self._architecture)
+            self._waited_in[tid] = rescue.waits_in(tid)
             threads.seize(tid)
             since = time.monotonic_ns()
             threads.interrupt()
@@ -276,20 +347,32 @@ class Capture:
         for tid, found in threads.standing.items():
             if not self._architecture.in_call(found.registers) and _in_sequence(tid):
                 continue
-            memory = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                mappings = maps.parse(proc.read(tid, "maps"))
-                at = inject.find_instruction(mappings, memory, self._architecture)
-            finally:
-                os.close(memory)
-            if at is None:
+            mappings = maps.parse(proc.read(tid, "maps"))
+            with _memory(tid) as memory:
+                self._check_instructions(mappings, memory)
+            if self._instructions is None:
                 continue
-            options = _WNOHANG | _WALL
-            returned = inject.call(
-                tid, self._architecture, at, "wait4", [_in_its_namespace(child), 0, options]
-            )
+            arguments = (_in_its_namespace(child), 0, _WNOHANG | _WALL)
+            rescued = self._rescued(tid, mappings, self._instructions)
+            stack = rescued.frames.stack if rescued else None
+            try:
+                returned = inject.call(
+                    tid, self._architecture, self._instructions.call, "wait4", arguments, stack
+                )
+            finally:
+                if rescued:
+                    rescued.remove()
             return returned.result != 0
         return False
+
+
+@contextlib.contextmanager
+def _memory(tid: int) -> Iterator[int]:
+    memory = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield memory
+    finally:
+        os.close(memory)
 
 
 class _Taken(NamedTuple):

@@ -154,6 +154,8 @@ def _end(capture: Capture) -> Ended:
 
 def _hold(captures: Sequence[Capture], early: mmap.mmap) -> list[Captured]:
     for one in captures:
+        one.prepare()
+    for one in captures:
         one.attach()
     try:
         for one in captures:

@@ -1,6 +1,6 @@
 """Having a thread that stands make a system call, so that it never knows.
 
-An instruction of the process's own is used (nothing is written to its memory), and the call is made with all
+An instruction of the process's own is used (no code is written to its memory), and the call is made with all
 signals blocked, so that no handler runs on registers that are not the program's.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,14 +16,20 @@ from memdump.process import ptrace
 from memdump.process.architecture import NT_PRSTATUS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from memdump.process.architecture import Architecture
     from memdump.process.maps import Mapping
 
 _ALL_SIGNALS = (1 << 64) - 1
-_SEARCHED = 4 << 20
-"""Bytes of a mapping in which the instruction is looked for."""
+_SEARCHED = 32 << 20
+"""Bytes in which instructions are looked for."""
+_PIECE, _LONGEST = 1 << 20, 16
+"""Bytes that are read at once; no instructions that are looked for are longer than the second."""
+_RETURNING = {"x86_64": b"\x0f\x05\xc3"}
+"""The instruction for system calls, and a return."""
+_GOING_BACK = rb"(?:\xb8|\x48\xc7\xc0)\x0f\x00\x00\x00\x0f\x05"
+"""``mov $15, %eax`` or ``%rax``, and ``syscall``: what makes the call ``rt_sigreturn`` on x86-64."""
 _STEPS = 1000
 """Stops on the way of one call: there are four, and one for each SIGSTOP that comes meanwhile."""
 
@@ -36,30 +43,95 @@ class Returned(NamedTuple):
     """The process that it made."""
 
 
-def find_instruction(mappings: Sequence[Mapping], memory: int, architecture: Architecture) -> int | None:
-    """Find the address of an instruction for system calls, in the vDSO or in whatever is executable.
+class Instructions(NamedTuple):
+    """Addresses of instructions of a process."""
+
+    call: int
+    """One for system calls."""
+    back: int | None = None
+    """One that makes the call ``rt_sigreturn``; where there is one, a return follows ``call``."""
+
+
+def find(mappings: Sequence[Mapping], memory: int, architecture: Architecture) -> Instructions | None:
+    """Find instructions in the vDSO, in libc or in whatever is executable; this may take milliseconds.
 
     ``memory`` is an open ``/proc/PID/mem``.
     """
+    call = returning = back = None
+    searched = _RETURNING.get(architecture.name)
+    for address, code in _executable(mappings, memory):
+        if call is None:
+            call = _at(address, _find(code, architecture))
+        if searched is None:
+            if call is not None:
+                break
+            continue
+        if returning is None:
+            returning = _at(address, code.find(searched))
+        if back is None:
+            found = re.search(_GOING_BACK, code)
+            back = address + found.start() if found else None
+        if returning is not None and back is not None:
+            return Instructions(returning, back)
+    return Instructions(call) if call is not None else None
+
+
+def are_there(instructions: Instructions, memory: int, architecture: Architecture) -> bool:
+    """Whether instructions that were found once are still where they were."""
+    code = architecture.instruction if instructions.back is None else _RETURNING[architecture.name]
+    try:
+        if os.pread(memory, len(code), instructions.call) != code:
+            return False
+        return instructions.back is None or bool(
+            re.match(_GOING_BACK, os.pread(memory, _LONGEST, instructions.back))
+        )
+    except OSError:
+        return False
+
+
+def _executable(mappings: Sequence[Mapping], memory: int) -> Iterator[tuple[int, bytes]]:
+    """Read what is executable, in pieces that overlap, the likely places first."""
     executable = [found for found in mappings if found.permissions[0] == "r" and found.permissions[2] == "x"]
+    left = _SEARCHED
     # The vDSO always has one: it asks the kernel where it cannot answer itself.
-    for found in sorted(executable, key=lambda one: one.path != b"[vdso]"):
-        with contextlib.suppress(OSError):
-            code = os.pread(memory, min(found.size, _SEARCHED), found.start)
-            at = code.find(architecture.instruction)
-            while at % _alignment(architecture) and at >= 0:
-                at = code.find(architecture.instruction, at + 1)
-            if at >= 0:
-                return found.start + at
-    return None
+    for found in sorted(executable, key=lambda one: (one.path != b"[vdso]", b"libc" not in one.path)):
+        for start in range(found.start, found.end, _PIECE):
+            if left <= 0:
+                return
+            with contextlib.suppress(OSError):
+                code = os.pread(memory, min(found.end - start, _PIECE + _LONGEST), start)
+                left -= len(code)
+                yield start, code
+
+
+def _at(address: int, offset: int) -> int | None:
+    return address + offset if offset >= 0 else None
+
+
+def _find(code: bytes, architecture: Architecture) -> int:
+    at = code.find(architecture.instruction)
+    while at % _alignment(architecture) and at >= 0:
+        at = code.find(architecture.instruction, at + 1)
+    return at
 
 
 def _alignment(architecture: Architecture) -> int:
     return 1 if architecture.name == "x86_64" else len(architecture.instruction)
 
 
-def call(tid: int, architecture: Architecture, at: int, name: str, arguments: Sequence[int] = ()) -> Returned:
+def call(
+    tid: int,
+    architecture: Architecture,
+    at: int,
+    name: str,
+    arguments: Sequence[int] = (),
+    stack: int | None = None,
+) -> Returned:
     """Have a thread make a system call by the instruction ``at``, and restore it exactly.
+
+    ``stack`` is the stack pointer that it has meanwhile, below which it finds back: see `rescue`.  If memdump
+    is killed the kernel lets it run on at any point of this, so it has to be right at any; for that its
+    registers are changed before the signals that it blocks, and restored after them.
 
     The thread must stand for `ptrace.interrupt`, and does so again afterwards: only from there the kernel
     restarts the system call that it was in.  Raises ``OSError`` where the thread ends meanwhile.
@@ -67,9 +139,10 @@ def call(tid: int, architecture: Architecture, at: int, name: str, arguments: Se
     registers, blocked = ptrace.registers(tid, NT_PRSTATUS), ptrace.blocked(tid)
     stops = _Stops(tid)
     try:
-        ptrace.set_blocked(tid, _ALL_SIGNALS)
         ptrace.set_options(tid, ptrace.TRACE_SYSCALLS | ptrace.TRACE_CLONE)
-        ptrace.set_registers(tid, NT_PRSTATUS, architecture.calling(registers, at, name, arguments))
+        calling = architecture.calling(registers, at, name, arguments)
+        ptrace.set_registers(tid, NT_PRSTATUS, _with_stack(calling, architecture, stack))
+        ptrace.set_blocked(tid, _ALL_SIGNALS)
         stops.to_call()  # it enters the call
         stops.to_call()  # it leaves it
         result = architecture.returned(ptrace.registers(tid, NT_PRSTATUS))
@@ -78,11 +151,19 @@ def call(tid: int, architecture: Architecture, at: int, name: str, arguments: Se
     finally:
         # Where the thread is gone there is nothing to restore.
         with contextlib.suppress(ProcessLookupError):
-            ptrace.set_registers(tid, NT_PRSTATUS, registers)
-            ptrace.set_blocked(tid, blocked)
             ptrace.set_options(tid, ptrace.TRACE_SYSCALLS)
+            ptrace.set_blocked(tid, blocked)
+            ptrace.set_registers(tid, NT_PRSTATUS, registers)
         if stops.to_be_stopped:
             os.kill(tid, signal.SIGSTOP)
+
+
+def _with_stack(registers: bytes, architecture: Architecture, stack: int | None) -> bytes:
+    if stack is None:
+        return registers
+    words = architecture.unpack(registers)
+    words[architecture.sp] = stack
+    return architecture.pack(words)
 
 
 class _Stops:
