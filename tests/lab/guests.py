@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.lab import boot, cache, disks, kernels
+from tests.lab import boot, cache, disks, gdbstub, kernels
 from tests.lab.boot import Recipe
 
 HERE = Path(__file__).parent
@@ -29,6 +29,8 @@ ACQUISITION = (
     "report/text.py",
 )
 """The parts of memdump that run in a guest."""
+RETURN_1 = bytes.fromhex("b8 01 00 00 00 c3")
+"""mov $1, %eax; ret: what a kernel without CONFIG_STRICT_DEVMEM says of each page of /dev/mem."""
 
 
 GUESTS = {
@@ -112,6 +114,10 @@ def make(recipe: Recipe, kernel: kernels.Kernel, folder: Path) -> None:
         guest.dump(folder / "later.elf")
         compared = guest.ask("sources", "compared")
         times["compared"] = time.monotonic() - began
+        gdbstub.write(guest, int(guest.ask("find devmem_is_allowed", "found"), 16), RETURN_1)
+        guest.dump(folder / "latest.elf")
+        read = guest.ask("devmem", "read")
+        times["read"] = time.monotonic() - began
         guest.ask("end", "ended")
     disks.extract(carried, "/out", folder)
     carried.unlink()
@@ -121,7 +127,9 @@ def make(recipe: Recipe, kernel: kernels.Kernel, folder: Path) -> None:
         )
     if compared != "0":
         raise RuntimeError(f"the sources could not be compared: {(folder / 'sources.log').read_text()}")
-    for image in ("memory.elf", "memory.lime", "later.elf"):
+    if read != "0":
+        raise RuntimeError(f"/dev/mem could not be read: {(folder / 'devmem.log').read_text()}")
+    for image in ("memory.elf", "memory.lime", "later.elf", "latest.elf"):
         (folder / image).chmod(0o644)
         make_sparse(folder / image)
     times["made"] = time.monotonic() - began
@@ -156,7 +164,8 @@ def _key(recipe: Recipe, kernel: kernels.Kernel) -> str:
     """A digest of all that a guest comes from; a guest with another key is made anew."""
     digest = hashlib.sha256(repr(recipe).encode() + kernel.release.encode())
     sources = [SOURCE / part for part in ACQUISITION]
-    for source in [*sources, HERE / "inside", HERE / "boot.py", HERE / "disks.py", HERE / "guests.py"]:
+    lab = [HERE / name for name in ("inside", "boot.py", "disks.py", "gdbstub.py", "guests.py")]
+    for source in [*sources, *lab]:
         for file in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
             digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()

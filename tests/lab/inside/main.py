@@ -70,7 +70,11 @@ def _play(scenario: str, host: Host) -> None:
         elif word == "do":
             host.say(f"did {played.do(*words)}")
         elif word == "sources":
-            host.say(f"compared {_compare_sources()}")
+            host.say(f"compared {_run('sources.log', 'tests.lab.inside.sources', str(OUT))}")
+        elif word == "find":
+            host.say(f"found {record.physical_address(*words):x}")
+        elif word == "devmem":
+            host.say(f"read {_run('devmem.log', 'tests.lab.inside.devmem', str(OUT))}")
         elif word == "end":
             _write("after.json", {"clock": record.clock(), "activity": record.activity()})
             subprocess.run(["sync"], check=True)
@@ -108,19 +112,18 @@ def _write(name: str, content: dict[str, Any]) -> None:
 
 def _acquire(name: str = "memory.lime", *options: str) -> int:
     """Take the memory from inside, as a responder would; the exit status of memdump."""
-    return _run("acquire.log", "memdump", "acquire", str(OUT / name), *options)
+    return _run("acquire.log", "memdump", "acquire", str(OUT / name), *options, compiled=False)
 
 
-def _compare_sources() -> int:
-    return _run("sources.log", "tests.lab.inside.sources", str(OUT))
+def _run(log: str, module: str, *arguments: str, compiled: bool = True) -> int:
+    """Run a module with memdump at hand; its exit status.
 
-
-def _run(log: str, module: str, *arguments: str) -> int:
-    """Run a module with memdump at hand; its exit status."""
+    What is ``compiled`` is kept for the next run, which changes memory and saves seconds.
+    """
     environment = {
         **os.environ,
         "PYTHONPATH": f"{CARRIED / 'src'}:{CARRIED}",
-        "PYTHONDONTWRITEBYTECODE": "1",
+        **({"PYTHONPYCACHEPREFIX": "/run/compiled"} if compiled else {"PYTHONDONTWRITEBYTECODE": "1"}),
         # Without SSSE3 and AVX, OpenSSL hashes almost three times as fast in emulation.
         "OPENSSL_ia32cap": "~0x1000020000000000:~0x20",
     }

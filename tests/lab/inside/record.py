@@ -145,6 +145,15 @@ def _kcore_segments() -> list[Truth]:
         ]
 
 
+def physical_address(symbol: str) -> int:
+    """Where something of the kernel's image is: behind where its code begins, as far as in kallsyms."""
+    symbols = text("/proc/kallsyms") or ""
+    found, start = (symbols[: symbols.index(f" {name}\n")] for name in (symbol, "_text"))
+    offset = int(found[found.rindex("\n") :].split()[0], 16) - int(start.split("\n")[-1].split()[0], 16)
+    (code,) = re.findall(r"^ *(\w+)-\w+ : Kernel code$", text("/proc/iomem") or "", re.MULTILINE)
+    return int(code, 16) + offset
+
+
 def modules() -> list[Truth]:
     """The lines of /proc/modules with what /sys/module adds."""
     found = []

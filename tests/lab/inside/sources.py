@@ -57,7 +57,7 @@ class Reader:
 def main(folder: str) -> None:
     with contextlib.closing(KcoreSource()) as kcore, contextlib.closing(EbpfSource()) as ebpf:
         report: dict[str, Any] = {
-            "compared": _compare(Reader(kcore), Reader(ebpf), Path(folder, "ebpf.crc")),
+            "compared": compare(Reader(kcore), Reader(ebpf), Path(folder, "ebpf.crc")),
             "direct_map": kcore.direct_map,
             "evidence": ebpf.evidence,
             "vmcoreinfo": [kcore.vmcoreinfo, ebpf.vmcoreinfo],
@@ -68,21 +68,22 @@ def main(folder: str) -> None:
     with _hidden_addresses():
         report["kptr_restrict"] = _evidence(direct_map.HERE)
     report["restricted"] = dict(sources.survey())
-    with _masked_kcore():
+    with masked_kcore():
         chosen = sources.open_source("auto")
         report["masked"] = {"chosen": chosen.source.name, "refused": dict(chosen.refused)}
         chosen.source.close()
     Path(folder, "sources.json").write_text(json.dumps(report))
 
 
-def _compare(kcore: Reader, ebpf: Reader, digests: Path) -> dict[str, Any]:
+def compare(kcore: Reader, other: Reader, digests: Path) -> dict[str, Any]:
+    """Read all memory through both, and leave the CRC-32 of each page as the other one read it."""
     same = different = 0
     sums = array.array("I")
     for turn, block in enumerate(pieces.blocks(kcore.source.ranges())):
         # Who comes second finds the memory in the processor's cache.
-        order = (kcore, ebpf) if turn % 2 else (ebpf, kcore)
+        order = (kcore, other) if turn % 2 else (other, kcore)
         read = {reader: reader.read(block.start, block.size) for reader in order}
-        ours, theirs = read[ebpf], read[kcore]
+        ours, theirs = read[other], read[kcore]
         pages = [slice(at, at + PAGE) for at in range(0, block.size, PAGE)]
         sums.extend(map(_sum, (ours[page] for page in pages)))
         alike = len(pages) if ours == theirs else sum(ours[page] == theirs[page] for page in pages)
@@ -92,8 +93,8 @@ def _compare(kcore: Reader, ebpf: Reader, digests: Path) -> dict[str, Any]:
     return {
         "same": same,
         "different": different,
-        "seconds": {reader.source.name: reader.seconds for reader in (kcore, ebpf)},
-        "unreadable": {reader.source.name: reader.unreadable for reader in (kcore, ebpf)},
+        "seconds": {reader.source.name: reader.seconds for reader in (kcore, other)},
+        "unreadable": {reader.source.name: reader.unreadable for reader in (kcore, other)},
     }
 
 
@@ -149,7 +150,7 @@ def _hidden_addresses() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _masked_kcore() -> Iterator[None]:
+def masked_kcore() -> Iterator[None]:
     """Mask ``/proc/kcore`` as container engines do, for this process only."""
     libc.unshare(libc.CLONE_NEWNS)
     libc.mount("none", "/", "", 1 << 14 | 1 << 18)  # MS_REC and MS_PRIVATE
