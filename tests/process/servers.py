@@ -110,6 +110,7 @@ class PostgreSQL:
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
             if found.root:  # which may be where only root comes to
                 shutil.copytree(found.root, folder / "root", symlinks=True)
+                (folder / "root").chmod(0o755)
                 self.binary = folder / "root" / found.path.relative_to(found.root)
                 self._environment = {
                     name: value.replace(str(found.root), str(folder / "root"))
