@@ -5,6 +5,7 @@ import errno
 import hashlib
 import random
 import threading
+import time
 from unittest import mock
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from memdump.errors import MemdumpError
 from memdump.machine import pieces
 from memdump.machine.pieces import read_block
-from memdump.machine.pipeline import Digest, ReadAhead
+from memdump.machine.pipeline import LAG, Digest, ReadAhead
 from memdump.machine.source import Range, Source
 from tests.machine.fake_kcore import PAGE
 
@@ -156,3 +157,53 @@ def test_after_a_failed_write_size_and_digest_are_those_before_it() -> None:
         digest.write(b"12345678")
     assert digest.size == 8
     assert digest.close() == hashlib.sha256(b"12345678").hexdigest()
+
+
+class Slow:
+    """SHA-256 that takes its time, as on a busy machine."""
+
+    def __init__(self) -> None:
+        self._real = REAL()
+
+    def update(self, data: bytes | memoryview) -> None:
+        time.sleep(0.02)
+        self._real.update(data)
+
+    def copy(self) -> Slow:
+        other = Slow()
+        other._real = self._real.copy()
+        return other
+
+    def hexdigest(self) -> str:
+        return self._real.hexdigest()
+
+
+REAL = hashlib.sha256
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2])
+def test_bytes_are_left_alone_no_longer_than_agreed(lag: int) -> None:
+    buffers = [bytearray(8) for _ in range(lag + 1)]
+    written = bytearray()
+    with mock.patch.object(hashlib, "sha256", Slow):
+        digest = Digest(Collected(), lag)
+    for number in range(9):
+        buffer = buffers[number % len(buffers)]
+        buffer[:] = bytes([number]) * 8
+        written += buffer
+        digest.write(memoryview(buffer))
+    assert digest.close() == REAL(written).hexdigest()
+
+
+def test_a_block_is_left_alone_for_another() -> None:
+    """While the first is still being digested, the second may be asked for."""
+    ranges = [Range(0, 20 * PAGE)]
+    source = Faulty(ranges, set())
+    earlier: list[tuple[int, memoryview]] = []
+    with mock.patch.object(pieces, "BLOCK", PAGE):
+        for address, data in ReadAhead(source, ranges, PAGE).blocks():
+            time.sleep(0.005)  # the reader fills whatever it is allowed to
+            earlier.append((address, data))
+            for address_before, before in earlier[-1 - LAG :]:
+                assert before == source.truth(Range(address_before, PAGE))
+    assert len(earlier) == 20

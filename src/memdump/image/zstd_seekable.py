@@ -146,15 +146,18 @@ class SeekableWriter:
 
     def _compress(self, data: bytearray, frame: int) -> list[tuple[bytes, int]]:
         """Make frames of a batch; gives each with the bytes that it stands for."""
-        compress = self._compressor().compress
         zeros, packed_zeros = self._blank
-        frames = []
-        for start in range(0, len(data), frame):
-            part = memoryview(data)[start : start + frame]
-            # Arrays of bytes are compared as fast as memory can be read, and mostly differ at once.
-            packed = packed_zeros if zeros == part else compress(part)
-            frames.append((packed, len(part)))
-        return frames
+        view = memoryview(data)
+        parts = [view[start : start + frame] for start in range(0, len(data), frame)]
+        # Arrays of bytes are compared as fast as memory can be read, and mostly differ at once.
+        filled = [number for number, part in enumerate(parts) if zeros != part]
+        packed = [packed_zeros] * len(parts)
+        if filled:
+            # All in one call: after each, a thread has to wait for those that run Python.
+            made = self._compressor().multi_compress_to_buffer([parts[number] for number in filled])
+            for at, number in enumerate(filled):
+                packed[number] = made[at].tobytes()
+        return [(one, len(part)) for one, part in zip(packed, parts, strict=True)]
 
     def _compressor(self) -> zstandard.ZstdCompressor:
         """Give the compressor of this thread."""

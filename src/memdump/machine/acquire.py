@@ -7,7 +7,7 @@ from typing import Callable, List, NamedTuple, Optional, Sequence
 from memdump.errors import MemdumpError
 from memdump.machine import lime, pieces
 from memdump.machine.host import Instant
-from memdump.machine.pipeline import Block, Digest, ReadAhead, Stream
+from memdump.machine.pipeline import LAG, Block, Digest, ReadAhead, Stream
 from memdump.machine.source import Range, Source
 from memdump.machine.stage import Stage
 
@@ -78,7 +78,7 @@ def acquire(source: Source, stream: Stream, plan: Plan, progress: Callable[[int]
     stream itself fails, it is cut off.  Pages that cannot be read become zeros.
     """
     ranges = list(source.ranges())
-    digest = Digest(stream)
+    digest = Digest(stream, LAG)
     clock = time.monotonic()
     started = source.now()
     stage, stopped_by, reached = None, None, 0

@@ -6,7 +6,7 @@ from typing import Callable, Optional
 
 
 class Beside:
-    """A thread that does one thing at a time for the thread that made it.
+    """A thread that does one thing after the other for the thread that made it.
 
     This is all that is needed of ``concurrent.futures``, which would bring ``logging`` and more along into a
     machine whose memory should change as little as possible.
@@ -15,20 +15,20 @@ class Beside:
     def __init__(self, name: str) -> None:
         self._todo: queue.SimpleQueue[Optional[Callable[[], None]]] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Optional[BaseException]] = queue.SimpleQueue()
-        self._busy = False
+        self._begun = 0
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     def start(self, action: Callable[[], None]) -> None:
-        """Begin ``action``; the one before it must have been waited for."""
-        self._busy = True
+        """Begin ``action``, after those that were begun before."""
+        self._begun += 1
         self._todo.put(action)
 
-    def wait(self) -> None:
-        """Wait for what was begun, if anything was; raises what it raised."""
-        if self._busy:
+    def wait(self, left: int = 0) -> None:
+        """Wait until no more than ``left`` of what was begun is not done; raises what one of them raised."""
+        while self._begun > left:
             error = self._done.get()
-            self._busy = False
+            self._begun -= 1
             if error is not None:
                 raise error
 

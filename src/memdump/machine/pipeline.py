@@ -15,8 +15,10 @@ from memdump.machine.beside import Beside
 from memdump.machine.source import Range, Source
 from memdump.machine.stage import Stage
 
+LAG = 1
+"""Blocks whose bytes stay as they are after the next one was asked for."""
 _AHEAD = 2
-"""Buffers: one is being filled while the other is being written."""
+"""Buffers besides: one is being filled while the other is being written."""
 _ANNOUNCED = 4
 """Blocks of which a source hears ahead."""
 
@@ -29,7 +31,7 @@ class Stream(Protocol):
 
 
 class Block(NamedTuple):
-    """A piece of one range; its bytes are valid until the next block is asked for."""
+    """A piece of one range; its bytes are valid until `LAG` further blocks were asked for and another is."""
 
     address: int
     data: memoryview
@@ -62,10 +64,11 @@ class ReadAhead:
 
     def blocks(self) -> Generator[Block, None, None]:
         """Yield the blocks in order; close the generator to end the thread early."""
-        for _ in range(_AHEAD):
+        for _ in range(LAG + _AHEAD):
             self._free.put(self._source.buffer(pieces.BLOCK))
         reader = threading.Thread(target=self._read_all, name="reader")
         reader.start()
+        used: Deque[memoryview] = collections.deque()
         try:
             while True:
                 filled = self._full.get()
@@ -74,7 +77,9 @@ class ReadAhead:
                 if isinstance(filled, BaseException):
                     raise filled
                 yield from filled.blocks
-                self._free.put(filled.buffer)
+                used.append(filled.buffer)
+                if len(used) > LAG:
+                    self._free.put(used.popleft())
         finally:
             self._free.put(None)
             reader.join()
@@ -137,28 +142,34 @@ class _Filled(NamedTuple):
 class Digest:
     """Passes bytes on and takes their SHA-256, both at the same time."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, lag: int = 0) -> None:
+        """Digest what is passed on to ``stream``.
+
+        Where ``lag`` is given, the bytes of so many writes are left alone after `write` has returned, and may
+        still be read: no step waits for the other then.
+        """
         self.size = 0
         """Bytes that were passed on."""
         self.writing_seconds = 0.0
         self.hashing_seconds = 0.0
         self._stream = stream
+        self._lag = lag
         self._hash = hashlib.sha256()
+        self._before = self._hash
         self._hashing = Beside("hash")
 
     def write(self, data: Union[bytes, memoryview], /) -> None:
         """Take all of ``data``; raises what the stream behind raises."""
-        before = self._hash.copy()
         self._hashing.start(lambda: self._update(data))
         start = time.monotonic()
         try:
             self._stream.write(data)
         except BaseException:
             self._hashing.wait()
-            self._hash = before
+            self._hash = self._before
             raise
         self.writing_seconds += time.monotonic() - start
-        self._hashing.wait()
+        self._hashing.wait(self._lag)
         self.size += len(data)
 
     def close(self) -> str:
@@ -168,5 +179,6 @@ class Digest:
 
     def _update(self, data: Union[bytes, memoryview]) -> None:
         start = time.monotonic()
+        self._before = self._hash.copy()
         self._hash.update(data)
         self.hashing_seconds += time.monotonic() - start
