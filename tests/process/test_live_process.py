@@ -171,7 +171,7 @@ def test_all_of_a_container_is_taken_at_one_instant_and_nothing_else(lab: Lab) -
         lab.begin("plain", cgroup=lab.cgroup(name.format(id=OTHER))),
         lab.begin("plain"),
     ]
-    members = lab.begin("ring", cgroup=inside)
+    members = lab.begin("watch", cgroup=inside)
     # A container without an init has zombies, of which nothing can be taken, and need not be.
     lab.begin("zombie", cgroup=inside)
     running = processes(lab, inside)
@@ -181,19 +181,16 @@ def test_all_of_a_container_is_taken_at_one_instant_and_nothing_else(lab: Lab) -
     manifests = [lab.manifest(name[: -len(".json")]) for name in cores_of(lab, ".core.json")]
     assert {one["process"]["pid"] for one in manifests} == running, said
     assert {one["process"]["mode"] for one in manifests} == {"fork"}, said
-    turns: dict[int, int] = {}
-    at = members.told["turns"]
-    for core in cores_of(lab, ".core"):
-        if found := lab.memory(core, at, 9):
-            count, place = struct.unpack("<QB", found)
-            turns[place] = count
-    assert sorted(turns) == list(range(living.MEMBERS))
-    print(f"turns: {turns}")
-    # Each counts after the one before it: at one instant none is ahead, none behind by more than a turn.
-    in_order = [turns[place] for place in range(living.MEMBERS)]
-    assert in_order[0] > 0
-    assert sorted(in_order, reverse=True) == in_order
-    assert in_order[0] - in_order[-1] <= 1
+    at = members.told["watch"]
+    found = [lab.memory(core, at, living.WATCH.size) for core in cores_of(lab, ".core")]
+    watched = sorted(living.WATCH.unpack(one) for one in found if one)
+    print(f"counted and seen: {watched}")
+    assert [place for place, *_ in watched] == list(range(living.MEMBERS))
+    counted = [count for _, count, *_ in watched]
+    assert min(counted) > 0
+    # Whoever was taken later than another one would have seen it count on.
+    for _, _, *seen in watched:
+        assert all(one <= other for one, other in zip(seen, counted, strict=True))
     for target in outside:
         target.is_unharmed()
     members.is_unharmed(children=living.MEMBERS - 1)
@@ -230,7 +227,7 @@ def test_a_container_that_is_not_clear_is_refused_in_one_line(lab: Lab) -> None:
 
 def test_a_container_that_has_room_for_one_copy_is_not_filled_with_several(lab: Lab) -> None:
     inside = lab.cgroup(f"docker-{ID}.scope", "pids.max=5")
-    members = lab.begin("ring", cgroup=inside)
+    members = lab.begin("watch", cgroup=inside)
     alone = lab.take(members.pid)
     assert "fork mode" in alone
     lab.live.run(f"mkdir {ROOM}/all")

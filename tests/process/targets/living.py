@@ -26,6 +26,7 @@ PAGE = 4096
 SIZE = 1 << 19
 """Bytes of the pattern: each eight bytes are their own offset."""
 MEMBERS = 3
+WATCH = struct.Struct(f"<{2 + MEMBERS}Q")
 PROVIDED = 1 << 20
 _PATIENCE = 20
 _CODE = ctypes.CDLL(None, use_errno=True)
@@ -126,30 +127,30 @@ class Program:
             assert not _CODE.ioctl(file, ctypes.c_ulong(request), ctypes.create_string_buffer(argument))
         self._kept.append(memory)
 
-    def ring(self) -> None:
-        """Be one of several processes that count in turn, each in its own memory."""
-        memory = self._memory("turns", PAGE)
-        pipes = [os.pipe() for _ in range(MEMBERS)]
+    def watch(self) -> None:
+        """Be one of several processes that count, and keep how far they have seen the others count.
+
+        In memory of its own each has `WATCH`: its place, its count, and what it saw of all.  What is seen was
+        stored there before, so at one instant nobody has seen more than there is.
+        """
+        memory = self._memory("watch", PAGE)
+        shown = mmap.mmap(-1, PAGE)
         place = 0
         for number in range(1, MEMBERS):
             if not os.fork():
                 place = number
                 break
-        taken, given = pipes[place][0], pipes[(place + 1) % MEMBERS][1]
-        if place == 0:
-            os.write(pipes[0][1], b"!")
-        turns = 0
-        memory[8] = place
+        count = 0
 
-        def turn() -> None:
-            nonlocal turns
-            os.read(taken, 1)
-            turns += 1
-            struct.pack_into("<Q", memory, 0, turns)
-            os.write(given, b"!")
+        def step() -> None:
+            nonlocal count
+            count += 1
+            struct.pack_into("<QQ", memory, 0, place, count)
+            struct.pack_into("<Q", shown, 8 * place, count)
+            memory[16 : WATCH.size] = shown[: 8 * MEMBERS]
 
-        self._each_time.append(turn)
-        self._pause = 0 if place else 0.005
+        self._each_time.append(step)
+        self._pause = 0.005
 
     def zombie(self) -> None:
         """Have a child that has ended and is not waited for."""
