@@ -7,9 +7,11 @@ import struct
 import pytest
 
 from memdump.process import rescue
-from memdump.process.architecture import X86_64
+from memdump.process.architecture import AARCH64, X86_64
+from memdump.process.capture import Capture, Wanted
 from memdump.process.inject import Instructions
 from memdump.process.maps import Mapping
+from memdump.process.threads import Standing
 
 CALL, BACK = 0x7000, 0x8000
 STACK = 0x7FFD_0000_1234
@@ -38,6 +40,15 @@ def test_only_a_stack_with_room_is_written_to(below: Mapping | None, stack: Mapp
     assert rescue.has_room(mappings, 0x1FF000) is room
     assert not rescue.has_room(mappings, 0x500)
     assert not rescue.has_room([], 0x1FF000)
+
+
+def test_elsewhere_a_thread_is_borrowed_as_it_is() -> None:
+    """On arm64 nothing is written, and the registers are not read as those of x86-64."""
+    capture = Capture(Wanted(1, "fork"), AARCH64)
+    capture._instructions = Instructions(CALL)
+    capture._mappings = [mapping(0, 0x200000, path=b"[stack]")]
+    words = [0x1FF000] * AARCH64.words
+    assert capture._loss(Standing(AARCH64.pack(words), 0)) == 2
 
 
 def extended(features: int, present: int, size: int) -> bytes:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.errors import MemdumpError
 from memdump.process import inject, maps, proc, ptrace, rescue
-from memdump.process.architecture import NT_PRSTATUS
 from memdump.process.threads import Busy, Threads
 
 if TYPE_CHECKING:
@@ -27,8 +26,8 @@ _CLONE_FS, _CLONE_FILES, _CLONE_PARENT_SETTID = 0x200, 0x400, 0x100000
 """A copy of its own would hold files and sockets open that the process closes."""
 _CLOSE_RANGE_UNSHARE = 2
 _WNOHANG, _WALL = 1, 0x40000000
-_CANDIDATES = 64
-"""Threads of which one is chosen to be borrowed, at most."""
+_CANDIDATES, _LOOKED_AT = 8, 64
+"""Threads of which one is chosen to be borrowed, and of which is asked before what they wait in, at most."""
 _RSEQ_CS = 8
 """Where in a thread's area the sequence stands that it executes."""
 
@@ -116,7 +115,7 @@ class Capture:
         """Look for what is needed later and takes a while to find."""
         if self._mode == FORK:
             self._instructions = self._find()
-            self._waited_in = {tid: rescue.waits_in(tid) for tid in proc.threads(self.pid)[:_CANDIDATES]}
+            self._waited_in = {tid: rescue.waits_in(tid) for tid in proc.threads(self.pid)[:_LOOKED_AT]}
 
     def attach(self) -> None:
         """Attach to all threads, which run on."""
@@ -159,16 +158,16 @@ class Capture:
             return used
         self._mappings = maps.parse(self._taken.maps)
         with _memory(first) as memory:
-            self._check_instructions(self._mappings, memory)
+            self._check_instructions(memory)
             early = _read_early(self._wanted, self._mappings, memory, buffer, used)
         self._taken = self._taken._replace(early=early)
         return used + sum(found.size for found in early)
 
-    def _check_instructions(self, mappings: list[maps.Mapping], memory: int) -> None:
+    def _check_instructions(self, memory: int) -> None:
         """Look for instructions again if they are no longer there."""
         found = self._instructions
         if not found or not inject.are_there(found, memory, self._architecture):
-            self._instructions = inject.find(mappings, memory, self._architecture)
+            self._instructions = inject.find(self._mappings, memory, self._architecture)
 
     def _first(self) -> int:
         return next(tid for tid, _ in self._in_order())
@@ -189,14 +188,15 @@ class Capture:
         """In ``fork`` mode have the process make its copy; where it cannot, the mode becomes ``freeze``."""
         if self._mode != FORK:
             return
-        tid = self._suitable()
-        if self._instructions is None or tid is None:
+        suitable = self._suitable()
+        if self._instructions is None or suitable is None:
             what = (
                 "no thread outside of a sequence" if self._instructions else "no instruction for system calls"
             )
             self._freeze(f"it has {what} to be borrowed")
             return
-        self._rescue = self._rescued(tid, self._mappings, self._instructions)
+        tid, found = suitable
+        self._rescue = self._rescued(tid, found, self._instructions)
         arguments, stack = [_CLONE_FS | _CLONE_FILES], None
         if self._rescue:
             frames = self._rescue.frames
@@ -213,50 +213,48 @@ class Capture:
         if returned.child is None:
             self._freeze(_why_no_copy(-returned.result))
 
-    def _rescued(
-        self, tid: int, mappings: list[maps.Mapping], instructions: inject.Instructions
-    ) -> rescue.Rescue | None:
+    def _rescued(self, tid: int, found: Standing, instructions: inject.Instructions) -> rescue.Rescue | None:
         """Prepare a thread that stands for the case that memdump is killed, where that is possible."""
-        if instructions.back is None or not self._has_room(tid, mappings):
+        if not self._has_room(found):
             return None
         try:
             return rescue.Rescue(tid, instructions, self._waited_in.get(tid))
         except (OSError, ValueError):
             return None
 
-    def _has_room(self, tid: int, mappings: list[maps.Mapping]) -> bool:
-        """Whether its stack has; one that executes code of 32 bits has other registers."""
-        registers = ptrace.registers(tid, NT_PRSTATUS)
-        if len(registers) != 8 * self._architecture.words:
+    def _has_room(self, found: Standing) -> bool:
+        """Whether a thread can find back and its stack has room for that.
+
+        One that executes code of 32 bits has other registers.
+        """
+        known, instructions = self._architecture, self._instructions
+        if instructions is None or instructions.back is None or len(found.registers) != 8 * known.words:
             return False
-        return rescue.has_room(mappings, self._architecture.unpack(registers)[self._architecture.sp])
+        return rescue.has_room(self._mappings, known.unpack(found.registers)[known.sp])
 
     def _freeze(self, reason: str) -> None:
         self._mode, self._reason = FREEZE, reason
 
-    def _suitable(self) -> int | None:
+    def _suitable(self) -> tuple[int, Standing] | None:
         """Choose a thread to borrow: one inside a system call, or at least in no restartable sequence.
 
         The kernel has a thread begin such a sequence anew that was moved to another processor in it; it would
         not know that any more of one that was elsewhere meanwhile.
         """
-        candidates = list(itertools.islice(self._candidates(), _CANDIDATES))
-        if not self._instructions or self._instructions.back is None:
-            return candidates[0] if candidates else None
-        rescued = (tid for tid in candidates if self._has_room(tid, self._mappings))
-        return next(rescued, candidates[0] if candidates else None)
+        order = self._in_order()
+        inside = (one for one in order if self._architecture.in_call(one[1].registers))
+        outside = (one for one in order if not _in_sequence(one[0]))
+        for candidates in (inside, outside):
+            some = list(itertools.islice(candidates, _CANDIDATES))
+            if some:
+                return min(some, key=lambda one: self._loss(one[1]))
+        return None
 
-    def _candidates(self) -> Iterator[int]:
-        inside = [(tid, found) for tid, found in self._in_order() if self._is_in_call(found)]
-        # Should memdump be killed, a call that knows how long it has waited could not go on where it was.
-        inside.sort(key=lambda one: rescue.begins_anew(one[1].registers))
-        yield from (tid for tid, _ in inside)
-        yield from (
-            tid for tid, found in self._in_order() if not self._is_in_call(found) and not _in_sequence(tid)
-        )
-
-    def _is_in_call(self, found: Standing) -> bool:
-        return self._architecture.in_call(found.registers)
+    def _loss(self, found: Standing) -> int:
+        """Tell what a thread would lose were memdump killed: nothing, the time that it waited, or itself."""
+        if not self._has_room(found):
+            return 2
+        return int(rescue.begins_anew(found.registers))
 
     def go_on(self) -> None:
         """Let the process run on, unless it is to stand while it is read."""
@@ -287,7 +285,7 @@ class Capture:
         if self._child is None or self._instructions is None:
             return
         if self._rescue:
-            self._rescue.remove(self._child)
+            self._rescue.remove_from(self._child)
         with contextlib.suppress(OSError), open(f"/proc/{self._child}/oom_score_adj", "w") as file:  # noqa: PTH123
             file.write("1000")
         with contextlib.suppress(OSError):
@@ -347,13 +345,13 @@ class Capture:
         for tid, found in threads.standing.items():
             if not self._architecture.in_call(found.registers) and _in_sequence(tid):
                 continue
-            mappings = maps.parse(proc.read(tid, "maps"))
+            self._mappings = maps.parse(proc.read(tid, "maps"))
             with _memory(tid) as memory:
-                self._check_instructions(mappings, memory)
+                self._check_instructions(memory)
             if self._instructions is None:
                 continue
             arguments = (_in_its_namespace(child), 0, _WNOHANG | _WALL)
-            rescued = self._rescued(tid, mappings, self._instructions)
+            rescued = self._rescued(tid, found, self._instructions)
             stack = rescued.frames.stack if rescued else None
             try:
                 returned = inject.call(

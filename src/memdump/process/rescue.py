@@ -24,7 +24,7 @@ from memdump.process import proc, ptrace
 from memdump.process.architecture import NT_PRSTATUS, X86_64
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from memdump.process.inject import Instructions
     from memdump.process.maps import Mapping
@@ -206,36 +206,50 @@ def _has_shadow_stack(tid: int) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _memory(tid: int) -> Iterator[int]:
-    memory = os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        yield memory
-    finally:
-        os.close(memory)
-
-
 class Rescue:
     """Frames that have been written below the stack of a thread that stands."""
 
     def __init__(self, tid: int, instructions: Instructions, waited_in: int | None) -> None:
         """Write them; raises ``OSError`` or ``ValueError`` where that cannot be, and has changed nothing."""
-        with _memory(tid) as memory:
-            words = X86_64.unpack(ptrace.registers(tid, NT_PRSTATUS))
-            extended = floating_point(ptrace.registers(tid, _NT_X86_XSTATE))
-            if extended is None or _has_shadow_stack(tid):
-                raise ValueError("no frame restores all of its registers")
-            words = restarting(words, waited_in)
-            self.frames = frames(words, ptrace.blocked(tid), extended, instructions)
-            self._tid = tid
-            self._saved = os.pread(memory, len(self.frames.content), self.frames.start)
-            if len(self._saved) != len(self.frames.content) or len(self._saved) > _LARGEST:
-                raise ValueError("its stack has no room")
-            if os.pwrite(memory, self.frames.content, self.frames.start) != len(self._saved):
-                os.pwrite(memory, self._saved, self.frames.start)
-                raise ValueError("its stack cannot be written to")
+        extended = floating_point(ptrace.registers(tid, _NT_X86_XSTATE))
+        if extended is None or _has_shadow_stack(tid):
+            raise ValueError("no frame restores all of its registers")
+        words = restarting(X86_64.unpack(ptrace.registers(tid, NT_PRSTATUS)), waited_in)
+        self.frames = frames(words, ptrace.blocked(tid), extended, instructions)
+        self._memory = _open(tid)
+        try:
+            self._saved = self._write()
+        except (OSError, ValueError):
+            os.close(self._memory)
+            raise
 
-    def remove(self, pid: int | None = None) -> None:
-        """Write back what was there before, in the thread's own memory or in that of its copy ``pid``."""
-        with contextlib.suppress(OSError), _memory(pid or self._tid) as memory:
-            os.pwrite(memory, self._saved, self.frames.start)
+    def _write(self) -> bytes:
+        """Write the frames, and give what was there before."""
+        start, content = self.frames.start, self.frames.content
+        saved = os.pread(self._memory, len(content), start)
+        if len(saved) != len(content) or len(saved) > _LARGEST:
+            raise ValueError("its stack has no room")
+        written = os.pwrite(self._memory, content, start)
+        if written != len(content):
+            os.pwrite(self._memory, saved[:written], start)
+            raise ValueError("its stack cannot be written to")
+        return saved
+
+    def remove(self) -> None:
+        """Write back what was there before."""
+        with contextlib.suppress(OSError):
+            os.pwrite(self._memory, self._saved, self.frames.start)
+        os.close(self._memory)
+
+    def remove_from(self, copy: int) -> None:
+        """Do the same in a copy of the process, which was made before."""
+        with contextlib.suppress(OSError):
+            memory = _open(copy)
+            try:
+                os.pwrite(memory, self._saved, self.frames.start)
+            finally:
+                os.close(memory)
+
+
+def _open(tid: int) -> int:
+    return os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
