@@ -99,6 +99,7 @@ def _idle(target: Running) -> float:
 
 def _gcore(target: Running, folder: Path) -> Dumped:
     out = folder / "peer"
+    os.sync()  # what waits for the disk is not this one's
     target.ask()
     start = time.perf_counter()
     subprocess.run(["gcore", "-o", out, str(target.pid)], check=True, capture_output=True)
@@ -110,6 +111,7 @@ def _gcore(target: Running, folder: Path) -> Dumped:
 
 def _memdump(target: Running, folder: Path) -> Dumped:
     out = folder / "ours.core"
+    os.sync()
     target.ask()
     done = run([script("memdump"), "process", str(target.pid), out])
     gap = _gap(target)
