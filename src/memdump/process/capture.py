@@ -241,7 +241,8 @@ class Capture:
         The kernel has a thread begin such a sequence anew that was moved to another processor in it; it would
         not know that any more of one that was elsewhere meanwhile.
         """
-        order = self._in_order()
+        # A thread of a 64-bit program may be in 32-bit code for the moment.
+        order = [one for one in self._in_order() if self._is_native(one[1])]
         inside = (one for one in order if self._architecture.in_call(one[1].registers))
         outside = (one for one in order if not _in_sequence(one[0]))
         for candidates in (inside, outside):
@@ -249,6 +250,9 @@ class Capture:
             if some:
                 return min(some, key=lambda one: self._loss(one[1]))
         return None
+
+    def _is_native(self, found: Standing) -> bool:
+        return self._architecture.of(found.registers) is self._architecture
 
     def _loss(self, found: Standing) -> int:
         """Tell what a thread would lose were memdump killed: nothing, the time that it waited, or itself."""
@@ -322,9 +326,11 @@ class Capture:
         """Have the process wait for its copy, which has ended: the kernel keeps it until then."""
         if not _is_child(child, self._wanted.pid):
             return None  # the process has ended, and whoever has inherited the copy reaps it
-        if proc.status(self._wanted.pid).number("Seccomp"):
-            return f"its copy {child} remains as a zombie until it ends: it has a seccomp filter now"
+        filtered = False
         for tid in proc.threads(self._wanted.pid):
+            if proc.status(tid).number("Seccomp"):
+                filtered = True
+                continue
             threads = Threads(self._wanted.pid, self._architecture)
             self._waited_in[tid] = rescue.waits_in(tid)
             threads.seize(tid)
@@ -339,10 +345,13 @@ class Capture:
             finally:
                 threads.release()
                 self.pauses.append(time.monotonic_ns() - since)
-        return f"its copy {child} remains as a zombie until it ends: no thread could be stopped"
+        why = "it has a seccomp filter now" if filtered else "no thread could be stopped"
+        return f"its copy {child} remains as a zombie until it ends: {why}"
 
     def _wait_in(self, threads: Threads, child: int) -> bool:
         for tid, found in threads.standing.items():
+            if not self._is_native(found):
+                continue
             if not self._architecture.in_call(found.registers) and _in_sequence(tid):
                 continue
             self._mappings = maps.parse(proc.read(tid, "maps"))

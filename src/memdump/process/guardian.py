@@ -137,7 +137,7 @@ def _serve(its: Channel, captures: list[Capture], early: mmap.mmap) -> None:
             (chosen,) = (one for one in captures if one.pid == pid)
             captures.remove(chosen)
             its.send(_end(chosen))
-    except (MemdumpError, OSError) as error:
+    except Exception as error:  # whatever it is, the one that asked has to hear of it
         for one in captures:
             _end(one)
         captures.clear()
