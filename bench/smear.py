@@ -21,6 +21,7 @@ from tests.lab import boot, disks, guests, kernels
 import memdump
 from memdump.kernel.problems import SMEAR
 from memdump.kernel.resident import FRAME, LARGE, PRESENT, SPECIAL, TABLE_SIZE
+from memdump.machine import manifest
 from memdump.tables.tasks import all_tasks
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ KINDS = ("task", "file", "page table")
 ORDERS = ("kernel-first", "ascending")
 RECIPE = boot.Recipe("churn", "6.12", four_level=False, scenario="churn")
 MOST = 1 << 16
+MB = 1e6
 UNMAPPED = -1
 """``page->_mapcount`` of a page that no page table maps."""
 
@@ -55,6 +57,7 @@ def measure(rounds: int, memory: str) -> None:
     with tempfile.TemporaryDirectory(prefix="memdump-bench-", dir="/var/tmp") as folder:
         found: dict[str, Counter[str]] = {order: Counter() for order in ORDERS}
         for name, order in _take(Path(folder), rounds, memory):
+            _show_times(Path(folder) / name)
             counted = links(Path(folder) / name)
             _show(name, counted)
             found[order] += counted
@@ -100,6 +103,15 @@ def _show(name: str, counted: Counter[str]) -> None:
         f"{counted[f'broken {kind}']} of {counted[kind]} {kind}" for kind in ("task", "file", "page table")
     )
     print(f"{name:<24} broken links: {', '.join(parts)}", flush=True)
+
+
+def _show_times(image: Path) -> None:
+    """Say how long all was read, and the kernel's pages."""
+    record = manifest.load(manifest.path_of(str(image)))
+    early = record.staged
+    pages = f"; {record.timings.staging:.1f} s for {early.size / MB:.0f} MB of the kernel" if early else ""
+    late = f", {early.no_room / MB:.0f} MB of it later" if early and early.no_room else ""
+    print(f"{image.name:<24} {record.timings.total:.1f} s in all{pages}{late}", flush=True)
 
 
 def _task_links(kernel: Kernel) -> Iterator[tuple[str, bool]]:
