@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.targets import Running, begun, needs_gcc, running
+from tests.process.targets import Running, begun, built, needs_gcc, running
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 PYTHON = "/usr/bin/python3"
@@ -256,11 +257,14 @@ def test_a_core_goes_to_standard_output(tmp_path: Path) -> None:
 
 @needs_gcc
 def test_all_of_a_name_and_verify(tmp_path: Path) -> None:
-    with running("blocked", "read") as one, running("blocked", "poll") as other:
-        done = run("--all", "blocked", tmp_path, "--digest")
+    program = tmp_path / f"all-{os.getpid()}"  # a name that no other test's processes have
+    shutil.copy(built("blocked"), program)
+    with begun([str(program), "read"]) as one, begun([str(program), "poll"]) as other:
+        assert (one.line(), other.line()) == ("ready", "ready")
+        done = run("--all", program.name, tmp_path, "--digest")
         assert done.returncode == 0, done.stderr
         cores = [Path(line) for line in done.stdout.splitlines()]
-        assert {one.pid, other.pid} <= {int(path.name.split("-")[1]) for path in cores}
+        assert {one.pid, other.pid} == {int(path.name.split("-")[2]) for path in cores}
         verified = subprocess.run(
             [sys.executable, "-m", "memdump", "verify", cores[0]], capture_output=True, text=True
         )
