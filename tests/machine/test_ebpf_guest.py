@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import array
-import json
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.machine.test_guest import PAGE, Memory, mapped, programs, record, resources
+from tests.machine import readings
+from tests.machine.test_guest import record
 
 if TYPE_CHECKING:
     from memdump.machine.manifest import Manifest
     from tests.lab.guests import Made
+    from tests.machine.test_guest import Memory
 
 __all__ = ["record"]
 
@@ -24,23 +23,11 @@ UNCHANGED = 0.85
 @pytest.fixture(scope="module")
 def report(guest: Made) -> dict[str, Any]:
     """What `tests.lab.inside.sources` left."""
-    path = guest.folder / "sources.json"
-    if not path.exists():
-        pytest.skip("this guest is older than the comparison of sources (MEMDUMP_LAB_KEEP=1 kept it)")
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    return readings.left(guest, "sources.json")
 
 
 def test_ebpf_and_kcore_read_the_same(guest: Made, report: dict[str, Any]) -> None:
-    compared = report["compared"]
-    total = compared["same"] + compared["different"]
-    megabytes = total * PAGE / 1e6
-    for name, seconds in compared["seconds"].items():
-        print(f"{guest.name}: {name} {megabytes / seconds:.0f} MB/s")
-    print(f"{guest.name}: {compared['same'] / total:.2%} of {total} pages are the same")
-    assert compared["unreadable"] == {"kcore": 0, "ebpf": 0}
-    # A block is read twice within milliseconds; what differs is what reads, and the buffers read into.
-    assert compared["same"] / total > 0.98
+    readings.check_beside_kcore(guest, report["compared"], "ebpf")
 
 
 def test_the_direct_map_is_found_on_several_ways(guest: Made, report: dict[str, Any]) -> None:
@@ -87,25 +74,8 @@ def test_where_kcore_is_masked_ebpf_is_taken(report: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def later(guest: Made, report: dict[str, Any]) -> Memory:
     """QEMU's ELF core from just before."""
-    data = mapped(guest.folder / "later.elf")
-    parts = [(physical, offset, size) for kind, offset, physical, size in programs(data) if kind == 1]
-    return Memory(data, parts)
+    return readings.dumped(guest, "later.elf")
 
 
 def test_pages_are_what_qemu_saw(guest: Made, later: Memory, record: Manifest) -> None:
-    ours = array.array("I", (guest.folder / "ebpf.crc").read_bytes())
-    theirs = array.array("I")
-    kernel = []
-    ((first, last),) = resources(guest, "Kernel rodata")
-    for found in record.ranges:
-        memory = later.at(found.start, found.size)
-        for at in range(0, found.size, PAGE):
-            if first <= found.start + at <= last:
-                kernel.append(len(theirs))
-            theirs.append(zlib.crc32(memory[at : at + PAGE]))
-    assert len(ours) == len(theirs)
-    assert len(kernel) > 256
-    assert [ours[index] for index in kernel] == [theirs[index] for index in kernel]
-    same = sum(map(int.__eq__, ours, theirs)) / len(ours)
-    print(f"{guest.name}: {same:.2%} of {len(ours)} pages are what QEMU saw")
-    assert same >= UNCHANGED
+    readings.check_beside_qemu(guest, "ebpf.crc", later, record, UNCHANGED)

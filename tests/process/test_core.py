@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import re
-import resource
 import stat
 import struct
 import subprocess
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.process.cores import Core
-from tests.process.targets import begun, built, needs_gcc, needs_gdb, running
+from tests.process.targets import aborted, begun, built, needs_gcc, needs_gdb, running
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,22 +77,8 @@ def test_gdb_needs_no_program_for_what_a_kernel_core_tells_too(tmp_path: Path) -
 
 def test_the_notes_are_a_kernels_in_kind_order_and_size(tmp_path: Path) -> None:
     """Beside the core that the kernel writes when the same program is aborted."""
-    if Path("/proc/sys/kernel/core_pattern").read_text().strip() != "core":
-        pytest.skip("the kernel does not write cores into the folder here")
-    limit = resource.RLIM_INFINITY
-    words = [str(built("deep")), "3"]
-    dying = subprocess.Popen(
-        words,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (limit, limit)),
-    )
-    assert dying.stdout
-    assert dying.stdout.readline() == b"ready\n"
-    take(dying.pid, tmp_path / "ours", "--coredump-filter", "own")
-    dying.send_signal(6)
-    dying.wait()
-    dying.stdout.close()
+    with aborted([str(built("deep")), "3"], tmp_path) as pid:
+        take(pid, tmp_path / "ours", "--coredump-filter", "own")
     (peer,) = (path for path in tmp_path.glob("core*"))
     ours, kernels = Core(tmp_path / "ours"), Core(peer)
     first = [(owner, kind, len(content)) for owner, kind, content in ours.notes[:7]]

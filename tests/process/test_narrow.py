@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import pytest
 from memdump.errors import MemdumpError
 from memdump.process.architecture import AARCH64, I386, X86_64
 from memdump.process.corefile import Segment, begin
-from tests.process.targets import begun, built, needs_gcc, needs_gdb
+from tests.process.targets import aborted, begun, built, needs_gcc, needs_gdb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,21 +113,8 @@ def test_gdb_sees_what_it_sees_in_gcore_s_core(tmp_path: Path, narrow: Path, blo
 
 
 def test_the_form_is_that_of_the_kernel_s_core(tmp_path: Path, narrow: Path) -> None:
-    if Path("/proc/sys/kernel/core_pattern").read_text().strip() != "core":
-        pytest.skip("the kernel does not write cores into the folder here")
-    limit = resource.RLIM_INFINITY
-    dying = subprocess.Popen(
-        [str(narrow), "block"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (limit, limit)),
-    )
-    assert dying.stdout
-    assert dying.stdout.readline() == b"ready\n"
-    take(dying.pid, tmp_path / "ours", "--coredump-filter", "own")
-    dying.send_signal(6)
-    dying.wait()
-    dying.stdout.close()
+    with aborted([str(narrow), "block"], tmp_path) as pid:
+        take(pid, tmp_path / "ours", "--coredump-filter", "own")
     (peer,) = tmp_path.glob("core*")
     ours, kernels = form(tmp_path / "ours"), form(peer)
     assert "NT_FPREGSET" in ours

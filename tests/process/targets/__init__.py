@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import resource
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -109,3 +111,24 @@ def begun(command: list[str]) -> Iterator[Running]:
         for stream in (process.stdin, process.stdout):
             if stream:
                 stream.close()
+
+
+@contextlib.contextmanager
+def aborted(command: list[str], folder: Path) -> Iterator[int]:
+    """Run a command that tells when it is ready; its core is in ``folder`` when the block has ended."""
+    if Path("/proc/sys/kernel/core_pattern").read_text().strip() != "core":
+        pytest.skip("the kernel does not write cores into the folder here")
+    limit = resource.RLIM_INFINITY
+    dying = subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (limit, limit)),
+    )
+    with dying:
+        assert dying.stdout
+        assert dying.stdout.readline() == b"ready\n"
+        try:
+            yield dying.pid
+        finally:
+            dying.send_signal(signal.SIGABRT)
