@@ -1,7 +1,7 @@
 """How well the kernel's structures fit together in images of a machine at work: ``python -m bench.smear``.
 
-A guest forks, executes, opens and connects all the time; memdump takes its memory again and again, the
-kernel's pages first and in ascending order in turns.  Each image is followed link by link, and what leads
+Guests fork, execute, open and connect all the time; memdump takes the memory of each twice, the
+kernel's pages first and in ascending order.  Each image is followed link by link, and what leads
 nowhere is counted.  ``python -m bench.smear IMAGE...`` counts in images that are there.
 """
 
@@ -25,7 +25,7 @@ from memdump.machine import manifest
 from memdump.tables.tasks import all_tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from memdump.kernel.kernel import Kernel
 
@@ -53,27 +53,30 @@ def main() -> None:
 
 
 def measure(rounds: int, memory: str) -> None:
-    """Boot a guest, take its memory ``rounds`` times in each order, and compare."""
-    with tempfile.TemporaryDirectory(prefix="memdump-bench-", dir="/var/tmp") as folder:
-        found: dict[str, Counter[str]] = {order: Counter() for order in ORDERS}
-        for name, order in _take(Path(folder), rounds, memory):
-            _show_times(Path(folder) / name)
-            counted = links(Path(folder) / name)
-            _show(name, counted)
-            found[order] += counted
-        print("together:")
-        for order, counted in found.items():
-            _show(order, counted)
-        for kind in KINDS:
-            shares = [found[order][f"broken {kind}"] / max(found[order][kind], 1) for order in ORDERS]
-            print(f"broken {kind} links: {shares[0]:.4%} kernel-first, {shares[1]:.4%} ascending")
+    """Boot a guest in each round, take its memory in each order, and compare."""
+    found: dict[str, Counter[str]] = {order: Counter() for order in ORDERS}
+    for number in range(rounds):
+        # Every other round begins with the other order.
+        orders = ORDERS if number % 2 == 0 else ORDERS[::-1]
+        with tempfile.TemporaryDirectory(prefix="memdump-bench-", dir="/var/tmp") as folder:
+            for name, order in _take(Path(folder), number, orders, memory):
+                _show_times(Path(folder) / name)
+                counted = links(Path(folder) / name)
+                _show(name, counted)
+                found[order] += counted
+    print("together:")
+    for order, counted in found.items():
+        _show(order, counted)
+    for kind in KINDS:
+        shares = [found[order][f"broken {kind}"] / max(found[order][kind], 1) for order in ORDERS]
+        print(f"broken {kind} links: {shares[0]:.4%} kernel-first, {shares[1]:.4%} ascending")
 
 
-def _take(folder: Path, rounds: int, memory: str) -> list[tuple[str, str]]:
+def _take(folder: Path, number: int, orders: Sequence[str], memory: str) -> list[tuple[str, str]]:
     """Leave images in ``folder``, and give their names and orders."""
     carried = folder / "carried.ext4"
     guests.make_carried(carried)
-    taken = [(f"{order}-{number}.lime", order) for number in range(rounds) for order in ORDERS]
+    taken = [(f"{order}-{number}.lime", order) for order in orders]
     recipe = dataclasses.replace(RECIPE, memory=memory)
     with boot.Guest(recipe, kernels.get(recipe.kernel), carried, folder / "console.log") as guest:
         guest.hear("ready")

@@ -111,9 +111,18 @@ def _packing(encrypt: bool) -> Packing:
     return Packing(pack, unpack)
 
 
+def check_compression() -> None:
+    """See that there is what compressing takes; raises `UsageError`."""
+    try:
+        import memdump.image.zstd_seekable  # noqa: F401
+    except ImportError as error:
+        raise not_installed(error) from None
+
+
 def not_installed(error: ImportError) -> UsageError:
     """Say which library is missing, and how to do without."""
     return UsageError(
-        f"sealing an image needs {error.name!r}, which is not here: install memdump with pip, or"
-        " take the memory from a machine that has it (--source ssh:HOST there, or memdump receive)"
+        f"nothing can be compressed or encrypted here, since {error.name!r} is missing: install memdump with"
+        " pip; or send the image as it is to 'memdump receive', over TLS; or take it from a machine that has"
+        " memdump, with --source ssh:HOST"
     )

@@ -12,10 +12,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from memdump import cli
+from memdump.cli import process
 from tests.process.targets import Running, begun, built, needs_gcc, running
+
+if TYPE_CHECKING:
+    import argparse
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 PYTHON = "/usr/bin/python3"
@@ -145,6 +151,11 @@ def test_it_refuses_to_write_over_a_file(tmp_path: Path) -> None:
     with begun(["sleep", "99"]) as target:
         refused(run(target.pid, tmp_path / "here"), 2, "exists already")
         refused(run(target.pid, tmp_path / "nowhere" / "core"), 2, "name a folder that exists")
+        refused(run(target.pid, f"{tmp_path / 'nowhere'}/"), 2, "no such folder")
+        refused(run(target.pid, tmp_path / "here" / "a"), 2, "is no folder")
+        refused(run(target.pid, "", cwd=tmp_path), 2, "OUT is empty")
+        refused(run(target.pid, tmp_path / "a", "--manifest", tmp_path / "here"), 2, "exists already")
+        refused(run(target.pid, tmp_path / "a", "--manifest", ""), 2, "name a file")
         unharmed(target)
     assert (tmp_path / "here").read_text() == "precious"
 
@@ -269,3 +280,69 @@ def test_all_of_a_name_and_verify(tmp_path: Path) -> None:
             [sys.executable, "-m", "memdump", "verify", cores[0]], capture_output=True, text=True
         )
         assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "pids", "out", "mode"),
+    [
+        ("12", [12], ".", None),
+        ("12 a.core", [12], "a.core", None),
+        ("12 --mode live a.core", [12], "a.core", "live"),
+        ("--mode live 12 a.core", [12], "a.core", "live"),
+        ("12 a.core --mode live", [12], "a.core", "live"),
+        ("12 --mode=live", [12], ".", "live"),
+        ("--mode live 12", [12], ".", "live"),
+        ("12 --mode live 13 --no-shared folder", [12, 13], "folder", "live"),
+        ("12 13 --mode live folder", [12, 13], "folder", "live"),
+        ("12 --mode live 13", [12, 13], ".", "live"),
+        ("--skip file 12 13 --skip huge folder --mode live", [12, 13], "folder", "live"),
+        ("12 --mode live -", [12], "-", "live"),
+        ("--all x folder", [], "folder", None),
+        ("--all x --mode live folder", [], "folder", "live"),
+        ("--mode live folder --all x", [], "folder", "live"),
+        ("12 --all x folder", [12], "folder", None),
+        ("--container x folder", [], "folder", None),
+        ("folder --container x --mode live", [], "folder", "live"),
+        ("--container x --mode live", [], ".", "live"),
+        ("--mode live -- 12 -a.core", [12], "-a.core", "live"),
+    ],
+)
+def test_options_stand_anywhere(
+    monkeypatch: pytest.MonkeyPatch, line: str, pids: list[int], out: str, mode: str | None
+) -> None:
+    found = []
+
+    def run_it(args: argparse.Namespace) -> int:
+        found.append(args)
+        return 0
+
+    monkeypatch.setattr(process, "run", run_it)
+    assert cli.main(["process", *line.split()]) == 0
+    (args,) = found
+    assert process.processes_and_place(args) == (pids, out)
+    assert args.mode == mode
+    assert (args.all or args.container) == (None if pids and "--all" not in line else "x")
+
+
+def test_a_core_is_written_where_it_is_said_behind_an_option(tmp_path: Path) -> None:
+    with begun(["sleep", "99"]) as target:
+        done = run(target.pid, "--mode", "live", tmp_path / "a.core")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"{tmp_path / 'a.core'}\n"
+        assert json.loads((tmp_path / "a.core.json").read_text())["process"]["mode"] == "live"
+    refused(run("1 2", tmp_path), 2, "'1 2' is no process id")
+    refused(run(1, tmp_path / "a", "--no-shared", tmp_path / "b"), 2, "is no process id; a single OUT")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_what_it_was_started_without_does_not_matter(tmp_path: Path, closed: str) -> None:
+    """No file takes the place of a standard one, in which others would write."""
+    with begun(["sleep", "99"]) as target:
+        command = f"{sys.executable} -m memdump process {target.pid} {tmp_path / 'a.core'} {closed}"
+        assert subprocess.run(["sh", "-c", command], capture_output=True).returncode == 0
+        assert json.loads((tmp_path / "a.core.json").read_text())["complete"]
+        assert subprocess.run(["readelf", "-h", tmp_path / "a.core"], capture_output=True).stderr == b""
+        unharmed(target)
+        command = f"{sys.executable} -m memdump process {target.pid} - >&-"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+        refused(done, 2, "standard output is closed")

@@ -370,12 +370,13 @@ def test_many_senders_until_interrupted(folder: Path) -> None:
     assert {sha256sum(folder / f"{n}.lime") for n in range(3)} == {hashlib.sha256(data).hexdigest()}
 
 
-def test_interrupted_it_says_what_there_is(folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_says_what_there_is(folder: Path, number: signal.Signals) -> None:
     with receiver(folder) as there:
         process = sender(f"tcp:127.0.0.1:{there.port}")
         assert process.stdout
         process.stdout.readline()
-        there.process.send_signal(signal.SIGINT)
+        there.process.send_signal(number)
         status, _, err = there.end()
         process.kill()
         process.communicate()
@@ -390,6 +391,16 @@ def test_a_folder_for_many_and_a_port(folder: Path) -> None:
         return done.returncode, done.stderr
 
     assert said("0", folder / "a.lime", "--keep")[0] == 2
+    (folder / "b.lime").write_text("precious")
+    (folder / "c.lime.part").write_text("precious")
+    for target, words in (
+        ("b.lime", "b.lime: exists already"),
+        ("c.lime", "c.lime.part: exists already"),
+        ("none/d.lime", "none: No such file or directory; name a folder"),
+    ):
+        status, err = said("0", folder / target)
+        assert status == 2, target
+        assert words in err
     for address in ("x", "1:2:3", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:٣"):
         status, err = said(address, folder)
         assert status == 2, address

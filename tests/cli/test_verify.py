@@ -73,7 +73,9 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
         ("plain.lime", []),
         ("packed.lime.zst", []),
         ("sealed.lime.zst.age", ["--recipient", shown.stdout.strip(), "--sign", str(ssh_key)]),
-        ("split.lime.zst", ["--split", "1M"]),
+        ("split.lime.zst", ["--split", "1M", "--sign", str(ssh_key)]),
+        ("splitsealed.lime.zst.age", ["--split", "1M", "--recipient", shown.stdout.strip()]),
+        ("splitplain.lime", ["--split", "1M"]),
     ):
         status, _, err = acquire(machine, images / name, *options)
         assert status == 0, err
@@ -155,6 +157,90 @@ def test_an_image_in_pieces_holds(evidence: Evidence, verify: Verify, name: str)
     assert sha256sum(*pieces) in found.details["file"]
     assert [found.results[name] for name in ("stream", "copy", "custody")] == ["ok"] * 3
     assert os.getxattr(pieces[0], custody.ATTRIBUTE).split()[0] == b"2"
+
+
+SPLIT = ["split.lime.zst", "splitsealed.lime.zst.age", "splitplain.lime"]
+
+
+def pieces_of(image: Path) -> list[Path]:
+    return sorted(
+        path for path in image.parent.iterdir() if path.stem == image.name and path.suffix[1:].isdigit()
+    )
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_each_piece_has_its_own_digest_in_the_manifest(evidence: Evidence, name: str) -> None:
+    pieces = pieces_of(evidence.folder / name)
+    written = json.loads((evidence.folder / f"{name}.json").read_text())["written"]
+    assert len(pieces) >= 3
+    assert written["parts"] == [
+        {"name": piece.name, "size": piece.stat().st_size, "sha256": sha256sum(piece)} for piece in pieces
+    ]
+    assert (written["name"], written["sha256"]) == (name, sha256sum(*pieces))
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_which_piece_is_at_fault_is_told(evidence: Evidence, verify: Verify, name: str) -> None:
+    image, key = evidence.folder / name, ("--identity", evidence.age_key)
+    first, second, *_, last = pieces_of(image)
+    found = verify(image, *key)
+    assert (found.status, found.results["file"], found.results["stream"]) == (0, "ok", "ok")
+
+    def fault(said: str) -> None:
+        found = verify(image, *key)
+        assert (found.status, found.results["file"]) == (1, "FAILED")
+        assert found.results["stream"] != "ok"
+        assert found.details["file"] == said
+
+    whole = {piece: piece.read_bytes() for piece in (first, second, last)}
+    for piece, data in whole.items():
+        before = sha256sum(piece)
+        flip(piece, len(data) // 3)
+        fault(f"{piece.name} was changed: SHA-256 {sha256sum(piece)}; the manifest says {before}")
+        for other in (data[:-1], data + b"x", b""):
+            piece.write_bytes(other)
+            fault(f"{piece.name} has {len(other):,} bytes; {len(data):,} were written")
+        piece.unlink()
+        fault(f"{piece.name} is missing; copy it beside the others")
+        piece.mkdir()
+        assert f"{piece.name} " in verify(image, *key).details["file"]
+        piece.rmdir()
+        piece.write_bytes(data)
+    first.write_bytes(whole[second])
+    second.write_bytes(whole[first])
+    swapped = [(first.name, second.name), (second.name, first.name)]
+    fault("; ".join(f"{one} holds what belongs into {other}" for one, other in swapped))
+    first.write_bytes(whole[first])
+    second.write_bytes(whole[second])
+    more = image.with_name(f"{name}.{len(pieces_of(image)):03}")
+    more.write_bytes(b"more")
+    count = len(pieces_of(image)) - 1
+    fault(f"{more.name} is none of its {count} pieces")
+    more.unlink()
+    found = verify(image, *key)
+    assert (found.results["file"], found.results["stream"]) == ("ok", "ok")
+
+
+def test_pieces_of_another_name_or_put_together_are_the_same_image(
+    evidence: Evidence, verify: Verify
+) -> None:
+    image = evidence.folder / "split.lime.zst"
+    beside, joined = f"{image}.json", evidence.folder / "one.lime.zst"
+    joined.write_bytes(b"".join(piece.read_bytes() for piece in pieces_of(image)))
+    assert verify(joined, "--manifest", beside).results["file"] == "ok"
+    for piece in pieces_of(image):
+        piece.rename(piece.with_name(f"case7{piece.suffix}"))
+    found = verify(evidence.folder / "case7", "--manifest", beside, "--signer", f"{evidence.ssh_key}.pub")
+    assert [found.results[name] for name in ("file", "stream", "copy", "signature")] == ["ok"] * 4
+
+
+def test_pieces_that_a_manifest_tells_wrongly_do_not_hold(evidence: Evidence, verify: Verify) -> None:
+    image = evidence.folder / "splitplain.lime"
+    known = json.loads(Path(f"{image}.json").read_text())
+    edit(Path(f"{image}.json"), written={**known["written"], "sha256": "0" * 64})
+    found = verify(image)
+    assert (found.status, found.results["file"]) == (1, "FAILED")
+    assert found.details["file"].startswith("the manifest gives the whole another SHA-256")
 
 
 @pytest.mark.parametrize("name", ["plain.lime", "packed.lime.zst", "sealed.lime.zst.age", "split.lime.zst"])

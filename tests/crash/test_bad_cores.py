@@ -43,6 +43,16 @@ def test_a_truncated_core_says_how_much_is_missing(tmp_path: Path, crashed: Cras
     assert found.verdict.kind == "null_pointer"
 
 
+def test_a_core_that_ends_in_its_notes(tmp_path: Path, crashed: Crashed) -> None:
+    path = copied(crashed("null_field"), tmp_path)
+    with open_content(path) as content:
+        header = Core(path, content).elf
+    with path.open("r+b") as file:
+        file.truncate(header.program_offset + header.program_entry * header.program_count + 500)
+    with pytest.raises(NotADump, match=r"core: truncated: the last \d+ bytes of memory are not in the file"):
+        explain(path)
+
+
 def test_a_core_with_nothing_but_its_notes(tmp_path: Path, crashed: Crashed, explained: Explained) -> None:
     path = copied(crashed("null_field"), tmp_path)
     with open_content(path) as content:
@@ -80,9 +90,9 @@ def test_no_such_file(tmp_path: Path) -> None:
         explain(tmp_path / "none")
 
 
-def test_a_32_bit_core(tmp_path: Path) -> None:
+def test_a_32_bit_core_of_arm(tmp_path: Path) -> None:
     path = tmp_path / "core"
-    path.write_bytes(b"\x7fELF\x01\x01\x01" + bytes(9) + struct.pack("<HHIIIIIHHHHHH", 4, 3, *[0] * 11))
+    path.write_bytes(b"\x7fELF\x01\x01\x01" + bytes(9) + struct.pack("<HHIIIIIHHHHHH", 4, 40, *[0] * 11))
     with pytest.raises(NotADump, match="32-bit"):
         explain(path)
 

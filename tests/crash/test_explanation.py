@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from memdump.crash import signals
+from memdump.crash.explanation import explain
+from tests.process.targets import begun
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.crash.conftest import Explained
 
 KINDS = {
@@ -181,3 +188,16 @@ def test_every_signal_has_a_name() -> None:
     assert signals.name(signal.SIGSEGV) == "SIGSEGV"
     assert signals.name(40) == "SIGRT8"
     assert signals.name(0) == "signal 0"
+
+
+def test_what_was_stopped_did_not_crash(tmp_path: Path) -> None:
+    with begun(["sleep", "99"]) as target:
+        os.kill(target.pid, signal.SIGSTOP)
+        os.waitpid(target.pid, os.WUNTRACED)
+        command = [sys.executable, "-m", "memdump", "process", str(target.pid), str(tmp_path / "core")]
+        subprocess.run(command, check=True, capture_output=True)
+    found = explain(tmp_path / "core")
+    assert found.signal is not None
+    assert (found.signal.number, found.signal.code) == (signal.SIGSTOP, None)
+    assert found.verdict.kind == "none"
+    assert "SIGSTOP had stopped it" in found.verdict.text

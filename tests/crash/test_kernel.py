@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memdump.dump import Dump
+    from memdump.kernel.kernel import Kernel
 
 OOPS = """\
 BUG: kernel NULL pointer dereference, address: 0000000000000010
@@ -156,3 +157,17 @@ def test_a_stack_from_a_return_address_on_is_drgns(sound: Dump, monkeypatch: pyt
         assert found[-1].function.startswith("entry_")
         compared += 1
     assert compared > 3
+
+
+def test_what_an_earlier_call_left_on_the_stack_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unwound from there, the stack is no code at one place, however well it ends."""
+    top = 0xFFFFFFFF81000000
+    names = ("panic", "sysrq_handle_crash", "entry_SYSCALL_64")
+    real = tuple(kernel_stack.KernelFrame(top + at, name, 16, "") for at, name in enumerate(names))
+    stale = (real[0], kernel_stack.KernelFrame(top - 1, "", None, ""), *real)
+    monkeypatch.setattr(kernel_stack, "_read", lambda *_: kernel_stack.Stack(top, ()))
+    monkeypatch.setattr(kernel_stack, "_modules", lambda _: [])
+    monkeypatch.setattr(kernel_stack, "_returns", lambda *_: [(top, top), (top + 8, top)])
+    monkeypatch.setattr(kernel_stack, "_unwind", lambda _, address, *__: {top: stale, top + 8: real}[address])
+    kernel: Kernel = None  # type: ignore[assignment]  # nothing of it is read
+    assert kernel_stack.of_panic(kernel, 0) == real

@@ -86,6 +86,7 @@ def test_what_age_and_zstd_sealed(key: Key, tmp_path: Path) -> None:
     run(tool("ssh-keygen", "apt install openssh-client"), "-qt", "ed25519", "-N", "", "-f", tmp_path / "ssh")
     packed = run(tool("zstd", "apt install zstd"), "-c", data=LIME)
     path.write_bytes(run("age", "-a", "-r", key.recipient, "-R", tmp_path / "ssh.pub", data=packed))
+    path.write_bytes(b"\n \r\n" + path.read_bytes())  # as its format permits
     with open_image(path, tmp_path / "ssh") as image:
         assert image.identity == str(tmp_path / "ssh")
     with open_image(path, load_identities(key.path)) as image:

@@ -144,6 +144,7 @@ def test_what_needs_a_library_is_refused_in_one_line(
     last = done.stderr.decode().splitlines()[-1]
     assert last.startswith("memdump: ")
     assert "a fault of memdump itself" not in last
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("m.lime")] == []
 
 
 @pytest.mark.parametrize("python", pythons.TOO_OLD)

@@ -17,6 +17,7 @@ from memdump.errors import MemdumpError, UsageError
 from memdump.machine import file_destination, gentle
 from memdump.machine.destination import Options, open_destination
 from memdump.machine.file_destination import FileDestination
+from memdump.machine.output import NoRoom, Output
 from memdump.machine.reserve import Reserve
 
 MIB = 1 << 20
@@ -89,6 +90,7 @@ import hashlib, json, os, sys
 from pathlib import Path
 from memdump.machine.destination import Options
 from memdump.machine.file_destination import FileDestination
+from memdump.machine.output import NoRoom, Output
 from memdump.machine.reserve import Reserve
 folder, split = Path(sys.argv[1]), int(sys.argv[2])
 taken = hashlib.sha256()
@@ -151,8 +153,8 @@ class Disk:
         self.size = size
         self.late = late
         self.reserved = True
-        self._write, self._sync, self._pwrite = os.write, os.fdatasync, os.pwrite
-        monkeypatch.setattr(os, "write", self.write)
+        self._sync, self._pwrite = os.fdatasync, os.pwrite
+        monkeypatch.setattr(os, "pwrite", self.write)
         monkeypatch.setattr(os, "fdatasync", self.sync)
         monkeypatch.setattr(Reserve, "release", self.release)
 
@@ -161,13 +163,13 @@ class Disk:
         self.size += 20 * MIB if before else 0
         return before
 
-    def write(self, fd: int, data: memoryview) -> int:
-        room = self.size - os.lseek(fd, 0, os.SEEK_CUR)
+    def write(self, fd: int, data: memoryview, at: int) -> int:
+        room = self.size - at
         if self.late or len(data) <= room:
-            return self._write(fd, data)
+            return self._pwrite(fd, data, at)
         if room <= 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self._write(fd, data[:room])
+        return self._pwrite(fd, data[:room], at)
 
     def sync(self, fd: int) -> None:
         end = os.fstat(fd).st_size
@@ -197,6 +199,9 @@ def test_a_disk_that_is_full_at_once_or_later_loses_nothing(
     monkeypatch.undo()
     assert place.trouble == "no room left on the disk"
     assert sha256sum(*sorted(tmp_path.iterdir())) == digest(data[:taken] + b"the end")
+    assert [(f"{part.name}.part", part.sha256) for part in place.parts] == [
+        (path.name, sha256sum(path)) for path in sorted(tmp_path.iterdir()) if split
+    ]
 
 
 def test_a_disk_that_fills_up_at_the_very_end_holds_the_whole(
@@ -280,8 +285,12 @@ def test_an_image_in_pieces(tmp_path: Path) -> None:
         assert names(tmp_path) == ["a.lime.000.part", "a.lime.001.part", "a.lime.002.part"]
         place.commit()
         place.attach(".json", b"{}")
+        told = [tuple(part) for part in place.parts]
     assert names(tmp_path) == ["a.lime.000", "a.lime.001", "a.lime.002", "a.lime.json"]
     assert [path.stat().st_size for path in sorted(tmp_path.glob("*.0*"))] == [MIB, MIB, MIB // 2]
+    assert told == [
+        (path.name, path.stat().st_size, sha256sum(path)) for path in sorted(tmp_path.glob("*.0*"))
+    ]
     whole = subprocess.run(
         "cat a.lime.0* | sha256sum", shell=True, cwd=tmp_path, capture_output=True, check=True
     )
@@ -313,6 +322,40 @@ def test_no_piece_is_written_over_or_mixed_with_others(tmp_path: Path, name: str
     with pytest.raises(UsageError, match="exists already"):
         FileDestination(tmp_path / "a.lime", PLAIN._replace(split=MIB))
     assert names(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB])
+def test_pieces_are_digested_wherever_the_bytes_end(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    with FileDestination(tmp_path / "a.lime", PLAIN._replace(split=MIB)) as place:
+        place.write(data)
+        place.commit()
+    assert [tuple(part) for part in place.parts] == [
+        (path.name, path.stat().st_size, sha256sum(path)) for path in sorted(tmp_path.iterdir())
+    ]
+
+
+def test_pieces_are_told_without_the_write_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Output.write
+
+    def write(self: Output, data: memoryview) -> int:
+        if self.path.endswith(".002"):
+            raise NoRoom
+        return whole(self, data)
+
+    data = os.urandom(4 * MIB)
+    with FileDestination(tmp_path / "a.lime", PLAIN._replace(split=MIB)) as place:
+        place.write(data[: MIB + 5])
+        monkeypatch.setattr(Output, "write", write)
+        with pytest.raises(NoRoom):
+            place.write(data[MIB + 5 :])
+    monkeypatch.undo()
+    assert [tuple(part) for part in place.parts] == [
+        ("a.lime.000", MIB, digest(data[:MIB])),
+        ("a.lime.001", 5, digest(data[MIB : MIB + 5])),
+    ]
 
 
 def test_pieces_too_small_or_too_many_are_refused(tmp_path: Path) -> None:

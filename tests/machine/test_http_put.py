@@ -85,9 +85,11 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def server(tls: tuple[Path, Path] | None = None, **settings: Any) -> Iterator[tuple[str, type[Handler]]]:
+def server(
+    tls: tuple[Path, Path] | None = None, kind: type[Handler] = Handler, **settings: Any
+) -> Iterator[tuple[str, type[Handler]]]:
     """A server and its address."""
-    handler = type("Told", (Handler,), {"arrived": {}, "headers_seen": [], **settings})
+    handler = type("Told", (kind,), {"arrived": {}, "headers_seen": [], **settings})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as serving:
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -169,7 +171,7 @@ XML = (
     [
         (
             (411, {}, b""),
-            r"wants to know the length beforehand \(411 Length Required\); send the image neither",
+            r"wants to know the length beforehand \(411 Length Required\); acquire --spool",
         ),
         (
             (501, {}, b"<Code>NotImplemented</Code>"),

@@ -122,7 +122,7 @@ def test_no_room(tmp_path: Path, full_at_8192: None, keep: bool, left: list[str]
     with pytest.raises(MemdumpError, match=said) as caught, Output(tmp_path / "image", keep) as out:
         for _ in range(10):
             out.write(bytes(5000))
-    assert "a file of this size after 5000 bytes" in str(caught.value)
+    assert "a file of this size after 8192 bytes" in str(caught.value)
     assert names(tmp_path) == left
 
 

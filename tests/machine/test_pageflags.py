@@ -41,6 +41,28 @@ def test_short_gaps_between_kernel_pages_are_taken_along() -> None:
     assert pageflags.kernel_runs(packed(flags), 0, PAGE) == [Range(0, 4 * PAGE), Range(24 * PAGE, PAGE)]
 
 
+OTHERS = (5, 10, 11, 12, 13, 17, 18, 19, 20, 21, 22, 23)
+"""lru, buddy, mmap, anon, swapcache, huge, unevictable, hwpoison, nopage, ksm, thp, offline."""
+
+
+@given(st.lists(st.integers(0, 63).map(lambda bit: 1 << bit) | st.integers(0, (1 << 64) - 1), max_size=200))
+def test_each_page_is_told_by_its_own_flags_or_its_heads(flags: list[int]) -> None:
+    expected, kernel = set(), False
+    for number, page in enumerate(flags):
+        if page & (SLAB | PGTABLE):
+            kernel = True
+        elif any(page >> bit & 1 for bit in OTHERS):
+            kernel = False
+        elif not page & TAIL:
+            kernel = True
+        expected |= {number} if kernel else set()
+    # What lies between two runs is taken along where it is short.
+    found = pages(pageflags.kernel_runs(packed(flags), 0, PAGE))
+    assert expected <= found
+    assert all(expected & set(range(page - 4, page)) for page in found - expected)
+    assert all(expected & set(range(page + 1, page + 5)) for page in found - expected)
+
+
 @given(st.lists(st.sampled_from([0, LRU, SLAB, BUDDY, ANON, PGTABLE, TAIL]), max_size=300))
 def test_free_runs_are_long_and_nothing_but_free(flags: list[int]) -> None:
     found = pageflags.free_runs(packed(flags), 0, PAGE)

@@ -109,6 +109,7 @@ def test_the_memory_is_that_of_the_other_machine(
         assert source.name == "kcore over ssh"
         assert source.refused == [("other", "does not work")]
         assert source.now().boot_time_ns <= host.now().boot_time_ns
+        assert source.broken() == host.broken_memory()
 
 
 def test_an_acquisition_has_every_byte(source: SshSource, machine: Machine) -> None:

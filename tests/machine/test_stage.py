@@ -58,3 +58,7 @@ def test_a_disk_with_no_room_to_spare_costs_nothing_but_the_order(tmp_path: Path
         spill = SpillFile(str(tmp_path), 1 << 60)
         assert acquired(Stage(PAGE, None, spill)) == b"\1" * 32 + b"\2" * 32
         spill.close()
+
+
+def test_a_machine_too_small_for_any_copy() -> None:
+    assert acquired(Stage(PAGE, None, None, PAGES)) == b"\2" * PAGES

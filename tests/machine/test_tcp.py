@@ -187,6 +187,24 @@ def test_a_connection_that_is_reset_is_told() -> None:
                     place.write(bytes(MIB))
 
 
+def test_a_connection_that_is_reset_before_a_word_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who expects TLS ends it as soon as the first bytes arrive, while the others are yet to be sent."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def dial(*_: object) -> socket.socket:
+            connection = socket.create_connection(("127.0.0.1", port))
+            accepted, _address = server.accept()
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            accepted.close()
+            return connection
+
+        monkeypatch.setattr(wire, "dial", dial)
+        said = "the other side closed the connection; if it listens with TLS, add --tls-ca FILE$"
+        with pytest.raises(MemdumpError, match=said):
+            open_destination(f"tcp:127.0.0.1:{port}", PLAIN)
+
+
 def test_a_receiver_that_takes_nothing_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "STALL", 0.3)
     done: list[float] = []

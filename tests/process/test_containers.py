@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memdump.errors import UsageError
-from memdump.process import proc, target
+from memdump.process import members, proc
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = tmp_path / str(pid)
         (folder / "task" / str(pid)).mkdir(parents=True)
         (folder / "cgroup").write_text(f"{cgroup}\n")
-        rest = " ".join(["0"] * 30)
+        rest = " ".join(["0"] * 34 + ["17"])
         (folder / "stat").write_text(f"{pid} (x) {'Z' if pid == ZOMBIE else 'S'} {rest}\n")
     monkeypatch.setattr(proc, "_ROOT", str(tmp_path))
 
@@ -65,18 +65,19 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_container_is_found_by_its_id_or_name(wanted: str, pids: list[int]) -> None:
-    assert target.by_container(wanted) == pids
+    belongs = members.by_container(wanted)
+    assert sorted(filter(belongs, proc.all_pids())) == pids
 
 
 @pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("wanted", ["a1", "cri-containerd", "we", "s"])
 def test_what_may_be_several_is_none(wanted: str) -> None:
     with pytest.raises(UsageError, match=f"^'{wanted}' may be one of several cgroups, write more of it: /"):
-        target.by_container(wanted)
+        members.by_container(wanted)
 
 
 @pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("wanted", ["b2", "scope", "a1b2" * 17])
 def test_what_is_none_is_none(wanted: str) -> None:
     with pytest.raises(UsageError, match=f"no process in a cgroup called '{wanted}'"):
-        target.by_container(wanted)
+        members.by_container(wanted)

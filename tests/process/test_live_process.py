@@ -12,7 +12,7 @@ import pytest
 
 from tests.lab import live as lives
 from tests.process import cores
-from tests.process.targets import living
+from tests.process.targets import built, living, needs_gcc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ROOM = "/lab/out/process"
 CGROUPS = "/sys/fs/cgroup"
+SLOTS = 256
+"""Of the table of `restless`."""
 ID = "0123456789abcdef" * 4
 OTHER = "0123456789ab" + "f" * 52
 """It begins as the other one does."""
@@ -63,7 +65,7 @@ class Target:
     def is_unharmed(self, tracer: int = 0, children: int = 0) -> None:
         """It counts, is not traced by memdump, and has no copy left."""
         found = self.look()
-        assert found["counts"]
+        assert found["counts"], found
         assert set(found["tracers"]) == {str(tracer)}
         assert set(found["states"]) <= {"R", "S"}
         assert len(found["children"]) == children
@@ -195,6 +197,30 @@ def test_all_of_a_container_is_taken_at_one_instant_and_nothing_else(lab: Lab) -
         target.is_unharmed()
     members.is_unharmed(children=living.MEMBERS - 1)
     assert processes(lab, inside) == running
+
+
+@needs_gcc
+def test_all_of_a_container_whose_processes_come_and_go(lab: Lab) -> None:
+    """Each is in a table while it lives; the first one's core has the table of when all stood."""
+    inside = lab.cgroup(f"docker-{ID}.scope")
+    lab.live.put(f"{ROOM}/restless", built("restless", "-static").read_bytes())
+    started = lab.live.run(
+        f"chmod 755 {ROOM}/restless; (echo 0 > {CGROUPS}/{inside}/cgroup.procs && exec {ROOM}/restless fork"
+        f" < /dev/null > {ROOM}/told 2>&1) & echo $!; until test -s {ROOM}/told; do sleep 0.1; done"
+    )
+    first = int(started.stdout)
+    # Nobody may wait for it there, and then it is a zombie from then on.
+    lab.undo.append(f"kill {first}; while grep -q '^State:.[^Z]' /proc/{first}/status; do sleep 0.1; done")
+    table = int(lab.live.get(f"{ROOM}/told").split()[1], 16)
+    for _ in range(3):
+        said = lab.take("--container", ID, out=ROOM)
+        taken = [lab.manifest(name[: -len(".json")])["process"] for name in cores_of(lab, ".core.json")]
+        pids = {one["pid"] for one in taken}
+        assert all(set(one["together"]["pids"]) == pids for one in taken), said
+        (core,) = (name for name in cores_of(lab, ".core") if f"-{first}-" in name)
+        _, *there = struct.unpack(f"<{1 + SLOTS}i", lab.memory(core, table, 4 + 4 * SLOTS))
+        assert {first} <= {pid for pid in there if pid} <= pids
+        lab.live.run(f"rm {ROOM}/*.core*")
 
 
 def processes(lab: Lab, cgroup: str) -> set[int]:

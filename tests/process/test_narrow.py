@@ -119,6 +119,16 @@ def test_the_form_is_that_of_the_kernel_s_core(tmp_path: Path, narrow: Path) -> 
     ours, kernels = form(tmp_path / "ours"), form(peer)
     assert "NT_FPREGSET" in ours
     assert ours == kernels
+    notes = extended(tmp_path / "ours")
+    assert [kind for kind, _ in notes] == ["NT_PRXFPREG", "NT_X86_XSTATE"]
+    assert notes == extended(peer)
+
+
+def extended(core: Path) -> list[tuple[str, str]]:
+    """The notes of extended registers that readelf knows, and their content."""
+    words = ["readelf", "--wide", "--notes", str(core)]
+    text = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout
+    return re.findall(r"LINUX +\w+\s+(NT_\w+).*?description data: ([0-9a-f ]+)", text)
 
 
 def form(core: Path) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memdump.process import target
+from memdump.process import members, proc
 from tests.lab import cache
 from tests.process import servers
 from tests.process.cores import Core
@@ -54,7 +54,9 @@ def take(out: Path, pids: Sequence[int], *options: str) -> list[dict]:  # type: 
     out.mkdir()
     words = [sys.executable, "-m", "memdump", "process"]
     name = servers.status(pids[0], "Name")
-    if len(pids) > 1 and sorted(pids) == sorted(target.by_name(name)):  # none of them are others'
+    if len(pids) > 1 and sorted(pids) == sorted(
+        filter(members.by_name(name), proc.all_pids())
+    ):  # none of them are others'
         words += [str(out), "--all", name]
     else:
         words += [*map(str, pids), str(out)]

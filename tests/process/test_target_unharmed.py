@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -185,7 +186,7 @@ def _taker(pid: int, mode: str) -> int:
     try:
         found = survey(pid, mode)
         with Guardian([found.wanted(Choice())]) as guardian:
-            (captured,) = guardian.hold()
+            (captured,) = guardian.hold().captured
             with core(captured, guardian, found.details, Choice(), found.owner) as laid_out:
                 write(laid_out, _Nowhere(), lambda _: None, lambda: None)
             guardian.release(pid)
@@ -234,3 +235,29 @@ def _is_zombie(pid: int) -> bool:
         text = Path(f"/proc/{pid}/stat").read_text()
         return text[text.rindex(")") + 2] == "Z"
     return True
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_process_whose_main_thread_has_ended(tmp_path: Path, mode: str) -> None:
+    """What ``/proc`` tells of such a process, its other threads have to tell."""
+    number = {"x86_64": 60, "aarch64": 93}[os.uname().machine]
+    program = (
+        "import ctypes, threading\n"
+        "def run():\n    for line in open(0): print('here', flush=True)\n"
+        "threading.Thread(target=run).start()\n"
+        f"print('ready', flush=True); ctypes.CDLL(None).syscall({number}, 0)"
+    )
+    with begun([sys.executable, "-c", program]) as target:
+        assert target.line() == "ready"
+        while target.state != "Z":
+            time.sleep(0.01)
+        done = take(target.pid, tmp_path / "a.core", "--mode", mode)
+        assert done.returncode == 0, done.stderr
+        told = json.loads((tmp_path / "a.core.json").read_text())["process"]
+        assert (told["mode"], told["threads"], told["left_behind"]) == (mode, 1, None)
+        assert told["executable"] == str(Path(sys.executable).resolve())
+        assert len(told["pause_us"]) == (2 if mode == "fork" else 1)
+        assert target.process.stdin
+        target.process.stdin.write("?\n")
+        target.process.stdin.flush()
+        assert target.line() == "here"

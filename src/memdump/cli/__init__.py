@@ -52,6 +52,7 @@ READER_GONE = 141
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status; whatever goes wrong is one line on stderr."""
+    _open_standard()
     try:
         try:
             status = _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -72,6 +73,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_describe(error), NotPermitted.exit_status if isinstance(error, PermissionError) else 1)
     except Exception as error:
         return _fault(error)
+
+
+def _open_standard() -> None:
+    """Open what we were started without, so that no file of ours takes the place of a standard one.
+
+    What is written to an output that was closed fails; nothing is lost with messages that nobody wants.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if descriptor == 1 else os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _run(arguments: list[str]) -> int:
@@ -97,7 +112,9 @@ def _run(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     command.add_arguments(parser)
-    status: int = command.run(parser.parse_args(rest))
+    # Options may stand between what is named, as in 'process PID --mode live OUT'; behind -- there are none.
+    parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
+    status: int = command.run(parse(rest))
     return status
 
 

@@ -32,7 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _what(parser.add_argument_group("what is taken"))
     sealed(parser.add_argument_group("how it is sealed"))
     _cost(parser.add_argument_group("what it costs the machine"))
-    where(parser.add_argument_group("where it goes"))
+    place = parser.add_argument_group("where it goes")
+    where(place)
+    place.add_argument(
+        "--spool",
+        metavar="FOLDER",
+        help="write the image to this folder first, and send and remove it when it is whole: for servers that"
+        " want to know its length beforehand, as object stores do (http:, https:)",
+    )
 
 
 def _what(group: argparse._ArgumentGroup) -> None:

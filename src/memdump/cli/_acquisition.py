@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from memdump import __version__
 from memdump.cli import _sealing
-from memdump.errors import MemdumpError
+from memdump.errors import MemdumpError, UsageError
 from memdump.machine import custody, destination, estimate, host, manifest, pieces, record, sshsig
 from memdump.machine.acquire import Plan, acquire, image_size
 from memdump.machine.manifest import Refused, Written
-from memdump.machine.output import write_file
+from memdump.machine.output import refuse_existing, write_file
 from memdump.machine.pipeline import Digest
 from memdump.machine.progress import Progress, duration
 from memdump.machine.spill import SpillFile
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from memdump.machine.sources import Chosen
     from memdump.seal import Sealed, Sealing
 
-_ADDRESS = re.compile(r"tcp:|[a-z][a-z0-9]*://")
+_ADDRESS = re.compile(r"tcp:|[a-z][a-z0-9]*://", re.IGNORECASE)
 _END = 4 << 20
 """Bytes that the end of an image may take beside its last piece: the manifest inside it, and the like."""
 _TABLE_SHARE = 1 << 14
@@ -56,6 +56,11 @@ class Layout(NamedTuple):
     sealing: Sealing
     options: destination.Options
 
+    @property
+    def on_disk(self) -> Path | None:
+        """Where a disk here takes it, be it for a while."""
+        return self.options.spool / self.options.name if self.options.spool else self.path
+
 
 class Facts(Protocol):
     """A manifest, be it of an image or of a core."""
@@ -69,13 +74,17 @@ class Facts(Protocol):
 
 
 def plan(args: argparse.Namespace, source: Source, sealing: Sealing) -> Layout:
-    """Decide on names and sizes."""
+    """Decide on names and sizes; raises `UsageError` where they make no sense."""
+    if not args.out:
+        raise UsageError("OUT is empty: name a file, a folder or an address")
     name = _sealing.named(host.image_name(source.host().hostname), sealing)
     out, path = args.out, None
     if out != "-" and not _ADDRESS.match(out):
         path = Path(out)
         path = path / name if path.is_dir() else path.with_name(_sealing.named(path.name, sealing))
         out, name = str(path), path.name
+    _check_place(args, path)
+    _check_manifest(args, path)
     ranges = source.ranges()
     size = image_size(ranges)
     options = destination.Options(
@@ -86,6 +95,7 @@ def plan(args: argparse.Namespace, source: Source, sealing: Sealing) -> Layout:
         attachments=_beside(args),
         reserve=pieces.piece_size(ranges) + size // _TABLE_SHARE + _END,
         split=args.split,
+        spool=Path(args.spool) if args.spool else None,
         tls=args.tls,
         tls_ca=args.tls_ca,
         tls_cert=args.tls_cert,
@@ -94,24 +104,60 @@ def plan(args: argparse.Namespace, source: Source, sealing: Sealing) -> Layout:
     return Layout(out, str(path or destination.shown(out)), path, sealing, options)
 
 
+def _check_place(args: argparse.Namespace, path: Path | None) -> None:
+    """Refuse what would be passed over at this place."""
+    scheme = args.out.partition(":")[0].lower() if path is None else ""
+    if args.split and path is None:
+        raise UsageError("--split is for files: name one, or a folder")
+    if args.spool and scheme not in ("http", "https"):
+        raise UsageError("--spool is for http: and https: only; all else takes an image of any length")
+    for option, given, schemes in (
+        ("--tls", args.tls, ("tcp",)),
+        ("--tls-ca", args.tls_ca, ("tcp", "https")),
+        ("--tls-cert", args.tls_cert, ("tcp", "https")),
+        ("--tls-key", args.tls_key, ("tcp", "https")),
+    ):
+        if given and scheme not in schemes:
+            raise UsageError(f"{option} is for {' and '.join(f'{name}:' for name in schemes)} only")
+
+
+def _check_manifest(args: argparse.Namespace, path: Path | None) -> None:
+    """See that the manifest finds its place, before memory is taken that it is to tell of."""
+    if args.manifest is None:
+        alone = args.out == "-" or (path is None and args.out.lower().startswith("http") and not args.spool)
+        if args.sign and alone:
+            raise UsageError(
+                "--sign signs the manifest, and there is no place beside the image: add --manifest FILE"
+            )
+        return
+    if args.manifest in ("", "-"):
+        raise UsageError(f"--manifest {args.manifest!r}: name a file")
+    wanted = Path(args.manifest)
+    destination.room(wanted)
+    if path is not None and wanted.absolute() == path.absolute():
+        raise UsageError(f"--manifest {wanted}: is the image; name another file")
+    for suffix in ("", ".part", *((sshsig.SUFFIX[len(manifest.SUFFIX) :],) if args.sign else ())):
+        refuse_existing(f"{wanted}{suffix}")
+
+
 def _beside(args: argparse.Namespace) -> tuple[str, ...]:
     """The suffixes of what is put beside the image."""
     manifests = () if args.manifest else (manifest.SUFFIX, *((sshsig.SUFFIX,) if args.sign else ()))
     return (*manifests, custody.SUFFIX)
 
 
-def check_room(layout: Layout, source: Source) -> None:
-    """Refuse a file that lies in memory or finds no room; what is compressed is estimated from a sample."""
-    if layout.path is None:
+def check_room(layout: Layout, source: Source, *, skip_free: bool) -> None:
+    """Refuse a file that lies in memory or finds no room; what takes less is estimated from a sample."""
+    if layout.on_disk is None:
         return
-    free, _ = destination.room(layout.path)
+    free, _ = destination.room(layout.on_disk)
     expected = layout.options.size
-    if layout.sealing.layers and free is not None and free < expected:
-        expected = sample(source, layout.sealing).image
-    destination.check(layout.path, expected)
+    if not layout.options.exact and free is not None and free < expected:
+        expected = sample(source, layout.sealing, skip_free=skip_free).image
+    destination.check(layout.on_disk, expected)
 
 
-def sample(source: Source, sealing: Sealing) -> estimate.Estimate:
+def sample(source: Source, sealing: Sealing, *, skip_free: bool) -> estimate.Estimate:
     """Estimate what an acquisition takes."""
 
     def seal(stream: Stream) -> tuple[Stream, estimate.Finish]:
@@ -125,7 +171,10 @@ def sample(source: Source, sealing: Sealing) -> estimate.Estimate:
 
         return sealed, finish
 
-    return estimate.estimate(source, seal)
+    found = estimate.estimate(source, seal)
+    if not skip_free or not found.memory:
+        return found
+    return found._replace(image=int(found.image * (1 - found.free / found.memory)))
 
 
 def take(
@@ -153,13 +202,28 @@ def take(
     failure = end(facts, sealed, target)
     size, sha256 = (digest.size, digest.close()) if digest else (taken.size, taken.sha256)
     name = target.file and host.printable(target.file)
-    written = Written(name, size, sha256, layout.sealing.layers)
+    written = Written(name, size, sha256, layout.sealing.layers, target.parts)
     facts = record.closed(facts, written, failure)
     status = max(_report(facts), attach(args, facts, target))
     begin_custody(layout, facts, written, target)
-    if facts.complete and layout.out != "-":
+    if not facts.complete or not _deliver(target, written.size, interrupt):
+        return _INCOMPLETE
+    if layout.out != "-":
         print(target.place)
     return status
+
+
+def _deliver(target: Destination, size: int, interrupt: Interrupt) -> bool:
+    """Have it sent on, where it was only kept here so far; whether it is where it should be."""
+    progress = Progress(size)
+    try:
+        target.deliver(progress, lambda: interrupt.received and f"stopped by {interrupt.received}")
+    except MemdumpError as error:
+        progress.clear()
+        _say(str(error))
+        return False
+    progress.clear()
+    return True
 
 
 @contextlib.contextmanager
@@ -170,9 +234,9 @@ def _stage(args: argparse.Namespace, layout: Layout, source: Source) -> Iterator
         return
     with contextlib.ExitStack() as stack:
         spill = None
-        if layout.path is not None:
+        if layout.on_disk is not None:
             with contextlib.suppress(OSError):
-                spill = SpillFile(str(layout.path.parent), layout.options.size + _SPARED)
+                spill = SpillFile(str(layout.on_disk.parent), layout.options.size + _SPARED)
                 stack.callback(spill.close)
         yield Stage(source.page_size, layout.sealing.packing(), spill, layout.options.size)
 

@@ -6,8 +6,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from memdump.cli import _acquisition
-from memdump.errors import UsageError
+from memdump.errors import MemdumpError
 from memdump.machine import destination, sources
+from memdump.machine.file_destination import check_names
 from memdump.machine.progress import duration
 from memdump.report.text import visible
 
@@ -24,7 +25,7 @@ MIB = 1 << 20
 
 def show(args: argparse.Namespace, chosen: Chosen, layout: Layout) -> int:
     """Say it on standard output; 2 where the destination would not do."""
-    expected = _acquisition.sample(chosen.source, layout.sealing)
+    expected = _acquisition.sample(chosen.source, layout.sealing, skip_free=bool(args.skip))
     for label, value in (
         *_source(args, chosen, expected),
         *_cost(args, chosen, expected),
@@ -32,9 +33,13 @@ def show(args: argparse.Namespace, chosen: Chosen, layout: Layout) -> int:
     ):
         print(f"{label:<14}{visible(value)}")
     try:
+        if layout.on_disk is not None:
+            destination.check(layout.on_disk, expected.image)
         if layout.path is not None:
-            destination.check(layout.path, expected.image)
-    except UsageError as error:
+            check_names(layout.path, layout.options)
+        else:
+            destination.check_address(layout.out, layout.options)
+    except MemdumpError as error:
         print(f"memdump: {visible(str(error))}", file=sys.stderr)
         return error.exit_status
     return 0
@@ -73,15 +78,22 @@ def _cost(args: argparse.Namespace, chosen: Chosen, expected: Estimate) -> Itera
 def _destination(layout: Layout, expected: Estimate) -> Iterator[tuple[str, str]]:
     form = " in ".join(("LiME", *layout.sealing.layers))
     size = f"{expected.image / MIB:,.0f} MiB"
-    yield "image", f"about {size} ({form})" if layout.sealing.layers else f"{size} ({form}, not encrypted)"
+    about = "" if layout.options.exact else "about "
+    yield (
+        "image",
+        f"{about}{size} ({form})" if layout.sealing.layers else f"{about}{size} ({form}, not encrypted)",
+    )
     yield "destination", layout.name
-    if layout.path is not None:
-        free, kind = destination.room(layout.path)
+    if layout.on_disk is not None:
+        free, kind = destination.room(layout.on_disk)
+        spool = f"by way of {layout.on_disk.parent}: " if layout.options.spool else ""
         yield (
             "",
-            f"{kind or 'unknown file system'}, "
+            spool
+            + f"{kind or 'unknown file system'}, "
             + (f"{free / MIB:,.0f} MiB free" if free is not None else "does not tell what is free"),
         )
+    if layout.path is not None:
         yield (
             "written",
             ", ".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memdump import __version__
 from memdump.cli import _acquisition, _sealing
 from memdump.cli._acquisition import Layout
-from memdump.errors import NotPermitted, UsageError
+from memdump.errors import MemdumpError, NotPermitted, UsageError
 from memdump.machine import custody, destination, host, manifest, sshsig
 from memdump.machine.manifest import Written
 from memdump.machine.output import refuse_existing
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
 
     from memdump.machine.destination import Destination
     from memdump.machine.interrupt import Interrupt
+    from memdump.machine.output import Output
     from memdump.machine.pipeline import Stream
     from memdump.process.capture import Captured
-    from memdump.process.guardian import Ended, Guardian
-    from memdump.process.record import Recorded
+    from memdump.process.guardian import Ended, Guardian, Held
+    from memdump.process.record import Recorded, Together
     from memdump.process.selection import Choice
     from memdump.process.take import Core, Taken
     from memdump.process.target import Target
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 _ADDRESS = re.compile(r"tcp:|[a-z][a-z0-9]*://")
 _INCOMPLETE = 1
+_SHOWN = 8
 
 
 class Job(NamedTuple):
@@ -50,12 +53,23 @@ class Job(NamedTuple):
 
 
 def check_place(args: argparse.Namespace, out: str, count: int) -> None:
-    """Refuse a place that has no room for the cores of several processes."""
+    """Refuse a place that is none, or has no room for the cores of several processes."""
+    if not out:
+        raise UsageError("OUT is empty: name a file, a folder or an address")
+    if out == "-" and sys.stdout is None:
+        raise UsageError("standard output is closed: name a file")
+    if out.endswith("/") and not _ADDRESS.match(out) and not Path(out).is_dir():
+        raise UsageError(f"{out}: there is no such folder; name one that exists")
+    if args.manifest is not None:
+        if args.manifest in ("", "-"):
+            raise UsageError(f"--manifest {args.manifest!r}: name a file")
+        destination.room(Path(args.manifest))
+        refuse_existing(args.manifest)
     if count == 1:
         return
     if out == "-" or _ADDRESS.match(out) or not Path(out).is_dir():
         raise UsageError(f"{out}: {count} cores need a folder to stand in; name one that exists")
-    if args.manifest:
+    if args.manifest is not None:
         raise UsageError("--manifest is for one process; the manifests of several stand beside their cores")
 
 
@@ -87,6 +101,8 @@ def layout(args: argparse.Namespace, out: str, target: Target, sealing: Sealing)
 def _check_path(path: Path, beside: Sequence[str], size: int) -> None:
     """Refuse a core that could not be written, before its process is stopped for it."""
     free, _ = destination.room(path)
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent}: is no folder; name one that exists")
     for suffix in ("", ".part", *beside):
         refuse_existing(f"{path}{suffix}")
     if not os.access(path.parent, os.W_OK):
@@ -114,19 +130,66 @@ def announce(jobs: Sequence[Job], sealing: Sealing) -> None:
     _sealing.warn(sealing, jobs[0].layout.name if len(jobs) == 1 else "what is written")
 
 
-def take_all(args: argparse.Namespace, guardian: Guardian, jobs: Sequence[Job], interrupt: Interrupt) -> int:
-    """Take all processes at one instant and write their cores, one after the other."""
-    captured = {one.pid: one for one in guardian.hold()}
+def tell_of_set(held: Held, missing: Sequence[int], named: Sequence[int]) -> int:
+    """Say which processes are no more, and which have come meanwhile; gives the exit status.
+
+    Those of a group are in it as long as they are there; one that was named is missing.
+    """
+    gone = [*missing, *held.ended]
+    for pid in gone:
+        if pid in named:
+            _say(f"process {pid} has ended: it is left out")
+    others = [pid for pid in gone if pid not in named]
+    if others:
+        _say(f"ended before all stood, and left out: {_list(others)}")
+    if held.joined:
+        _say(f"begun before all stood, and taken too: {_list([one.pid for one in held.joined])}")
+    if not held.whole:
+        _say("processes begin and end faster than they can be stopped: some may be missing; try --mode live")
+    return _INCOMPLETE if len(others) < len(gone) or not held.whole else 0
+
+
+def _list(pids: Sequence[int]) -> str:
+    some = ", ".join(map(str, pids[:_SHOWN]))
+    return f"{some} and {len(pids) - _SHOWN} more" if len(pids) > _SHOWN else some
+
+
+def take_all(
+    args: argparse.Namespace,
+    guardian: Guardian,
+    jobs: Sequence[Job],
+    held: Held,
+    missing: Sequence[int],
+    interrupt: Interrupt,
+) -> int:
+    """Write the cores of the processes that are held, one after the other."""
+    captured = {one.pid: one for one in held.captured}
+    together = record.Together(list(captured), [*missing, *held.ended], held.whole)
     once = take.SharedOnce() if args.shared_once else None
     status = 0
     for job in jobs:
+        if job.target.pid not in captured:
+            continue
         found, target = captured[job.target.pid], job.target
-        with destination.open_destination(job.layout.out, job.layout.options) as place:
+        with contextlib.ExitStack() as stack:
+            stack.callback(guardian.release, found.pid)
             try:
-                with take.core(found, guardian, target.details, job.choice, target.owner, once) as core:
-                    status = max(status, _take(args, guardian, job, found, core, place, interrupt))
-            finally:
-                guardian.release(found.pid)
+                core = stack.enter_context(
+                    take.core(found, guardian, target.details, job.choice, target.owner, once)
+                )
+            except (MemdumpError, OSError) as error:  # it has ended, or its copy was killed
+                why = (
+                    str(error)
+                    if isinstance(error, MemdumpError)
+                    else f"process {found.pid}: {error.strerror}"
+                )
+                if len(captured) == 1:
+                    raise MemdumpError(why) from None
+                _say(f"{why}; it is left out")
+                status = _INCOMPLETE
+                continue
+            place = stack.enter_context(destination.open_destination(job.layout.out, job.layout.options))
+            status = max(status, _take(args, guardian, job, found, core, place, interrupt, together))
     return status
 
 
@@ -138,19 +201,20 @@ def _take(
     core: Core,
     place: Destination,
     interrupt: Interrupt,
+    together: Together,
 ) -> int:
     layout = job.layout
     digest = Digest(place) if layout.sealing.layers else None
     sealed = layout.sealing.upon(digest or Sparse(place))
-    # It takes longer than all the rest, and serves those who have to prove something.
-    digested = bool(args.digest or args.sign or layout.sealing.layers or layout.path is None)
-    taken = _write(core, sealed, layout, place, interrupt, digested=digested)
+    # A digest takes longer than all the rest, and serves those who have to prove something.
+    hasty = not (args.digest or args.sign or layout.sealing.layers)
+    taken = _write(core, sealed, layout, place, interrupt, place.output if hasty else None)
     ended = guardian.release(captured.pid)
-    facts = record.record(__version__, sys.argv, job.target, captured, core, taken, ended)
+    facts = record.record(__version__, sys.argv, job.target, captured, core, taken, ended, together)
     failure = _acquisition.end(facts, sealed, place)
     size, sha256 = (digest.size, digest.close()) if digest else (taken.size, taken.sha256)
     name = place.file and host.printable(place.file)
-    written = Written(name, size, sha256, layout.sealing.layers)
+    written = Written(name, size, sha256, layout.sealing.layers, place.parts)
     facts = facts.closed(written, failure)
     status = max(_report(facts, captured, ended), _acquisition.attach(args, facts, place))
     _acquisition.begin_custody(layout, facts, written, place)
@@ -165,8 +229,7 @@ def _write(
     layout: Layout,
     place: Destination,
     interrupt: Interrupt,
-    *,
-    digested: bool,
+    output: Output | None,
 ) -> Taken:
     progress = Progress(core.size)
 
@@ -176,7 +239,9 @@ def _write(
         return place.trouble and f"{layout.name}: {place.trouble}; {place.partial}"
 
     try:
-        return take.write(core, sealed, progress, stop, digested)
+        if output:
+            return take.copy(core, output, progress, stop)
+        return take.write(core, sealed, progress, stop)
     finally:
         progress.clear()
 

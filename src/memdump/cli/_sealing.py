@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memdump.errors import UsageError
-from memdump.seal import COMPRESSED, ENCRYPTED, Sealing, not_installed
+from memdump.seal import COMPRESSED, ENCRYPTED, Sealing, check_compression, not_installed
 
 if TYPE_CHECKING:
     import argparse
@@ -49,6 +49,8 @@ def choose(args: argparse.Namespace, name: str) -> Sealing:
         )
     plain = wanted and not name.endswith(COMPRESSED + ENCRYPTED)
     compress = args.compress or COMPRESSED in Path(name).suffixes or (bool(recipients) and not plain)
+    if compress:
+        check_compression()
     return Sealing(compress, recipients)
 
 

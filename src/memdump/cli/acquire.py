@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         priority.lower()
     if args.sign:
         sshsig.check(args.sign)
-    sealing = _sealing.choose(args, "" if args.out == "-" else args.out)
+    sealing = _sealing.choose(args, "" if args.out == "-" else destination.shown(args.out))
     secret.protect_process()
     chosen = sources.open_source(args.source, _source_options(args))
     with contextlib.closing(chosen.source) as source:
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
             return _dry_run.show(args, chosen, plan)
         _say_source(chosen)
         _sealing.warn(sealing, plan.name)
-        _acquisition.check_room(plan, source)
+        _acquisition.check_room(plan, source, skip_free=bool(args.skip))
         with Interrupt() as interrupt, destination.open_destination(plan.out, plan.options) as target:
             return _acquisition.take(args, chosen, plan, target, interrupt)
 

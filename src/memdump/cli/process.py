@@ -9,12 +9,16 @@ from memdump.cli import _acquire_options, _process, _sealing
 from memdump.errors import UsageError
 from memdump.machine import sshsig
 from memdump.machine.interrupt import Interrupt
-from memdump.process import selection, target
+from memdump.process import members, selection
 from memdump.process.capture import FORK, FREEZE, LIVE
 from memdump.process.guardian import Guardian
+from memdump.process.members import Members
 from memdump.process.selection import Choice
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memdump.process.members import Belongs
     from memdump.process.target import Target
 
 SUMMARY = "take the memory of a process, which hardly stops for it, as an ELF core"
@@ -83,40 +87,52 @@ def run(args: argparse.Namespace) -> int:
     """Take the processes; 0 where their cores hold all that was asked for, 1 where part of it is missing."""
     if args.sign:
         sshsig.check(args.sign)
-    pids, out = _words(args)
+    pids, out = processes_and_place(args)
     sealing = _sealing.choose(args, "" if out == "-" else out)
-    targets = target.survey_all(pids, args.mode)
+    together = Members(pids, _groups(args), args.mode, lambda one: _choice(args, one))
+    targets = together.survey()
+
+    def plan(targets: Sequence[Target]) -> list[_process.Job]:
+        return [
+            _process.Job(one, _choice(args, one), _process.layout(args, out, one, sealing)) for one in targets
+        ]
+
     _process.check_place(args, out, len(targets))
-    jobs = [
-        _process.Job(one, _choice(args, one), _process.layout(args, out, one, sealing)) for one in targets
-    ]
+    jobs = plan(targets)
     _process.announce(jobs, sealing)
-    with Guardian([one.target.wanted(one.choice) for one in jobs]) as guardian, Interrupt() as interrupt:
-        return _process.take_all(args, guardian, jobs, interrupt)
+    wanted = [one.target.wanted(one.choice) for one in jobs]
+    with Guardian(wanted, together) as guardian, Interrupt() as interrupt:
+        held = guardian.hold()
+        if held.joined:
+            _process.check_place(args, out, len(held.captured))
+            jobs += plan(held.joined)
+        status = _process.tell_of_set(held, together.gone, pids)
+        return max(status, _process.take_all(args, guardian, jobs, held, together.gone, interrupt))
 
 
-def _words(args: argparse.Namespace) -> tuple[list[int], str]:
-    """Tell processes from the place of the core."""
+def processes_and_place(args: argparse.Namespace) -> tuple[list[int], str]:
+    """Tell processes that are named from the place of the core."""
     words = list(args.words)
     pids = []
     while words and words[0].isascii() and words[0].isdigit():
         pids.append(int(words.pop(0)))
     if len(words) > 1:
         raise UsageError(f"{words[0]!r} is no process id; a single OUT comes behind the processes")
-    if args.all:
-        pids += target.by_name(args.all)
-    if args.container:
-        pids += target.by_container(args.container)
-    if not pids:
+    if not pids and not args.all and not args.container:
         what = f"{words[0]!r} is no process id; " if words else ""
         raise UsageError(f"{what}which process? Give its PID, --all NAME or --container ID")
-    return list(dict.fromkeys(pids)), words[0] if words else "."
+    return pids, words[0] if words else "."
+
+
+def _groups(args: argparse.Namespace) -> list[Belongs]:
+    groups = [members.by_name(args.all)] if args.all else []
+    return groups + ([members.by_container(args.container)] if args.container else [])
 
 
 def _choice(args: argparse.Namespace, found: Target) -> Choice:
     skip = frozenset(args.skip) | frozenset(["shared"] * args.no_shared)
     bits = args.coredump_filter
-    return Choice(skip, target.own_filter(found.pid) if bits == _OWN else bits)
+    return Choice(skip, found.own_filter if bits == _OWN else bits)
 
 
 _OWN = -1

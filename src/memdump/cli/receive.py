@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import sys
 import threading
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from memdump.errors import MemdumpError, UsageError
 from memdump.machine import custody, wire
+from memdump.machine.destination import room
+from memdump.machine.output import refuse_existing
 from memdump.machine.progress import Progress
 from memdump.machine.receiver import Received, Stranger, receive
 from memdump.report.text import visible
@@ -52,7 +55,12 @@ def run(args: argparse.Namespace) -> int:
     target = Path(args.out)
     if args.keep and not target.is_dir():
         raise UsageError(f"{args.out}: is no folder, which several images need")
+    if not target.is_dir():
+        for name in (args.out, f"{args.out}.part"):
+            refuse_existing(name)
+        room(target)
     context = _context(args)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was received stays as a part
     with _listen(args.address) as listener:
         host, port = listener.getsockname()[:2]
         _say(f"listening on {wire.spell(host, port)}" + ("" if context else ", without TLS"))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from memdump.crash.notes import MappedFile, ProcessInfo, SignalInfo, ThreadStatus
     from memdump.image.content import Content
 
+I386 = 3
+"""``e_machine`` of the one kind of 32-bit programs that is known here."""
 READ, WRITE, EXECUTE = 4, 2, 1
 """``p_flags``."""
 AT_ENTRY, AT_RANDOM, AT_VDSO = 9, 25, 33
@@ -55,12 +57,13 @@ class Core:
     """What a core says beside its memory."""
 
     def __init__(self, path: Path, content: Content) -> None:
-        """Read it; raises `NotADump` where it is no core of a 64-bit process."""
+        """Read it; raises `NotADump` where it is no core of a process of a kind that is known here."""
         self.path = path
         self.defects: list[str] = []
         self._content = content
         self.elf = _core_header(path, content)
         self.order = self.elf.order
+        self.bits = self.elf.bits
         self.architecture = elf.ARCHITECTURES.get(self.elf.machine, f"machine {self.elf.machine}")
         headers = list(elf.program_headers(content, self.elf))
         if len(headers) < self.elf.program_count:
@@ -98,18 +101,18 @@ class Core:
 
     def _read_note(self, kind: int, data: bytes) -> None:
         if kind == note.NT_PRSTATUS:
-            status = note.parse_status(data, self.order)
+            status = note.parse_status(data, self.order, self.bits)
             if status and len(self.threads) < MOST_THREADS:
                 self.threads.append(status)
         elif kind == note.NT_PRPSINFO:
-            self.process = self.process or note.parse_process(data, self.order)
+            self.process = self.process or note.parse_process(data, self.order, self.bits)
         elif kind == note.NT_SIGINFO:
             # Each thread may have one (gdb writes them so); that of the first thread is the one.
-            self.signal = self.signal or note.parse_signal(data, self.order)
+            self.signal = self.signal or note.parse_signal(data, self.order, self.bits)
         elif kind == note.NT_AUXV:
-            self.auxv = self.auxv or note.parse_auxv(data, self.order)
+            self.auxv = self.auxv or note.parse_auxv(data, self.order, self.bits)
         elif kind == note.NT_FILE:
-            self.files += note.parse_files(data, self.order)
+            self.files += note.parse_files(data, self.order, self.bits)
 
     def _note_missing(self) -> None:
         size = len(self._content)
@@ -173,6 +176,10 @@ def _core_header(path: Path, content: Content) -> elf.Elf:
     header = elf.parse_header(path, content)
     if header.type != elf.ET_CORE:
         raise NotADump(f"{path}: is an ELF program or library, not a core; give the core that it left")
-    if header.bits != 64:
-        raise NotADump(f"{path}: is the core of a 32-bit process, which memdump does not explain; use gdb")
+    if header.bits != 64 and header.machine != I386:
+        name = elf.ARCHITECTURES.get(header.machine, f"machine {header.machine}")
+        raise NotADump(
+            f"{path}: is the core of a 32-bit process on {name}; of 32-bit ones memdump explains i386's only:"
+            " use gdb"
+        )
     return header

@@ -38,11 +38,12 @@ def started(program: CrashProgram) -> Started | None:
     stack = program.read(start, region.end - start)
     if stack is None:
         return None
-    first = struct.pack(f"{core.order}QQ", *next(iter(core.auxv.items())))
+    size, word = core.bits // 8, "Q" if core.bits == 64 else "I"
+    first = struct.pack(f"{core.order}2{word}", *next(iter(core.auxv.items())))
     at = stack.rfind(first)
     if at < 0:
         return None
-    words = struct.unpack(f"{core.order}{at // 8}Q", stack[at % 8 : at])
+    words = struct.unpack(f"{core.order}{at // size}{word}", stack[at % size : at])
     environment, rest = _pointers(words)
     arguments, _ = _pointers(rest)
     return Started(_strings(program, arguments), _strings(program, environment))

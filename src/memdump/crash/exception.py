@@ -49,7 +49,7 @@ class Thrown:
 def uncaught(program: CrashProgram, stack_pointer: int) -> Thrown | None:
     """The exception that a thread was throwing, whose stack is this."""
     region = program.core.region(stack_pointer)
-    if region is None:
+    if region is None or program.core.bits != 64:
         return None
     stack = program.read(stack_pointer, min(SEARCHED, region.end - stack_pointer) // 8 * 8) or b""
     order = program.core.order

@@ -11,6 +11,7 @@ from memdump.crash import (
     exception,
     fault,
     instructions,
+    narrow,
     null_field,
     python,
     signals,
@@ -113,7 +114,7 @@ def explain(
         program = CrashProgram(core, unpacked.file, root)
         try:
             found = _explain(program, with_environment)
-            found = _with_python(found, unpacked)
+            found = _with_python(found, unpacked, core.bits)
         finally:
             program.close()
     finally:
@@ -126,7 +127,7 @@ def _explain(program: CrashProgram, with_environment: bool) -> Explanation:
     tids = [thread.tid for thread in core.threads][:MOST_THREADS]
     trace = stacks.trace(program, tids[0]) if tids else None
     top = trace[0] if trace is not None and len(trace) else None
-    registers = _registers(top)
+    registers = _registers(top) if core.bits == 64 or not tids else narrow.registers(core, tids[0])
     stack = stacks.crashed(program, trace, registers)
     pc, sp = _position(top, registers)
     current = instructions.current(program, pc, registers) if pc is not None else None
@@ -160,8 +161,8 @@ def _explain(program: CrashProgram, with_environment: bool) -> Explanation:
     )
 
 
-def _with_python(found: Explanation, unpacked: Unpacked) -> Explanation:
-    known = python.stacks(unpacked.file, found.modules, unpacked.descriptors)
+def _with_python(found: Explanation, unpacked: Unpacked, bits: int) -> Explanation:
+    known = python.stacks(unpacked.file, found.modules, unpacked.descriptors, bits)
     defects = found.defects
     if known and known.error:
         defects = [*defects, f"the stacks of Python cannot be read: {known.error}"]
@@ -214,7 +215,7 @@ def _registers(frame: Any) -> dict[str, int]:
 
 def _position(frame: Any, registers: dict[str, int]) -> tuple[int | None, int | None]:
     if frame is None:
-        return None, None
+        return registers.get(narrow.PC), registers.get(narrow.SP)
     try:
         return int(frame.pc), int(frame.sp)
     except FAULTS:
@@ -262,6 +263,8 @@ def recursion(stack: tuple[Frame, ...]) -> tuple[Frame, ...]:
 def _defects(program: CrashProgram, stack: tuple[Frame, ...]) -> list[str]:
     """What is missing: of the core, and of the modules that the crashed thread was in."""
     found = list(program.core.defects)
+    if program.core.bits != 64:
+        found.append(narrow.NOT_UNWOUND)
     if not stack:
         found.append("the crashed thread's stack is not known: the core has no registers of it")
     nameless = {frame.module for frame in stack if not frame.function and not frame.of_runtime}

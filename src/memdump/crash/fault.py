@@ -21,7 +21,7 @@ OVERRUN = 1 << 16
 """An address so little behind the end of a mapping is taken for a run beyond it."""
 STACK_SLACK = 1 << 20
 """A function may reach so far below its stack pointer before the stack has grown."""
-CANONICAL_BITS = {"x86_64": 47, "aarch64": 48}
+CANONICAL_BITS = {"x86_64": 47, "aarch64": 48, "i686": 32}
 """Bits of an address of user space; with five levels of page tables (LA57) x86-64 has 56."""
 LARGEST_VECTOR = 64
 PROTECTION_KEY, CONTROL_FLOW = 4, 10
@@ -56,6 +56,10 @@ class Moment:
 def judge(moment: Moment) -> Verdict:
     """Say what the signal was about, as far as registers and memory map tell."""
     signal = moment.signal
+    if signals.name(signal.number) in signals.STOPPING:
+        return Verdict(
+            "none", f"it did not crash: {signals.name(signal.number)} had stopped it, and it was alive"
+        )
     if signal.sender is not None:
         return _sent(moment)
     by_name = {

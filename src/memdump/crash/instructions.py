@@ -15,7 +15,7 @@ BEFORE, AFTER = 5, 5
 LONGEST_INSTRUCTION = 15
 FARTHEST_START = 1 << 15
 """A function that began farther back is not disassembled from its beginning."""
-ADDRESS = (1 << 64) - 1
+ADDRESS, ADDRESS_32 = (1 << 64) - 1, (1 << 32) - 1
 SEGMENT_BASES = {"fs": "fs.base", "gs": "gs.base"}
 DIVISIONS = ("div", "idiv")
 
@@ -66,6 +66,8 @@ def engine(architecture: str) -> Any:
 
     if architecture == "x86_64":
         found = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    elif architecture == "i686":
+        found = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
     elif architecture == "aarch64":
         found = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
     else:
@@ -160,11 +162,12 @@ def _accesses(found: Any, registers: Mapping[str, int]) -> list[Access]:
     accesses = [
         _access(found, operand, registers) for operand in found.operands if operand.type == capstone.CS_OP_MEM
     ]
-    stack = registers.get("rsp")
+    name, size = ("esp", 4) if "esp" in registers else ("rsp", 8)
+    stack = registers.get(name)
     if stack is not None and found.mnemonic in ("push", "call"):
-        accesses.append(Access((stack - 8) & ADDRESS, 8, reads=False, writes=True, base="rsp"))
+        accesses.append(Access((stack - size) & ADDRESS, size, reads=False, writes=True, base=name))
     if stack is not None and found.mnemonic in ("pop", "ret", "leave"):
-        accesses.append(Access(stack, 8, reads=True, writes=False, base="rsp"))
+        accesses.append(Access(stack, size, reads=True, writes=False, base=name))
     return [access for access in accesses if access]
 
 
@@ -181,12 +184,14 @@ def _access(found: Any, operand: Any, registers: Mapping[str, int]) -> Access | 
                 return None
             address += value * scale
     if segment := SEGMENT_BASES.get(found.reg_name(getattr(memory, "segment", 0)) or ""):
-        address += registers.get(segment, 0)
+        if segment not in registers:
+            return None
+        address += registers[segment]
     # Of stores capstone says for arm64 that they read, too.
     writes = bool(operand.access & capstone.CS_AC_WRITE)
     store = writes and found.mnemonic.startswith("st")
     return Access(
-        address & ADDRESS,
+        address & (ADDRESS_32 if "esp" in registers else ADDRESS),
         getattr(operand, "size", 0),
         bool(operand.access & capstone.CS_AC_READ) and not store,
         writes,
@@ -206,7 +211,8 @@ def _value(registers: Mapping[str, int], register: str) -> int | None:
         return registers[register]
     if register in ("xzr", "wzr"):
         return 0
-    value = registers.get(_whole(register))
+    whole = _whole(register)
+    value = registers.get(whole, registers.get(f"e{whole[1:]}"))
     if value is None:
         return None
     return value & 0xFFFFFFFF if register[0] in "ew" or register.endswith("d") else value

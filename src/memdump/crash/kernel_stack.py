@@ -7,6 +7,7 @@ that ``panic`` has called, and from there on the stack can be unwound by the ker
 
 from __future__ import annotations
 
+import itertools
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,6 +45,11 @@ class KernelFrame:
     module: str
     """The module that it is in; empty for the kernel itself."""
 
+    @property
+    def known(self) -> bool:
+        """Whether it is code at all; what an earlier call left on the stack leads to what is none."""
+        return bool(self.function or self.module)
+
 
 class Stack(NamedTuple):
     """The kernel stack of a task."""
@@ -75,9 +81,10 @@ def of_panic(kernel: Kernel, task: int) -> tuple[KernelFrame, ...]:
     for _, (address, value) in zip(range(MOST_ATTEMPTS), _returns(kernel, stack), strict=False):
         for pointer in [0, *stack.frame_pointers(address)[:MOST_ATTEMPTS]]:
             frames = list(_unwind(kernel, address, value, pointer, modules))
-            if frames and frames[-1].function.startswith(ENTRIES):
-                return tuple(frames)
-            best = max(best, frames, key=len)
+            code = list(itertools.takewhile(lambda frame: frame.known, frames))
+            if code and code == frames and code[-1].function.startswith(ENTRIES):
+                return tuple(code)
+            best = max(best, code, key=len)
     return tuple(best) if len(best) > 1 else ()
 
 

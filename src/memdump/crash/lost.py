@@ -30,8 +30,8 @@ AARCH64 = (*(f"x{number}" for number in range(31)), "sp", "pc", "pstate")
 
 def return_address(program: CrashProgram, registers: Mapping[str, int]) -> int | None:
     """Where the call that led here returns to; None where there is no code either."""
-    if program.core.architecture == "x86_64":
-        found = program.word(registers.get("rsp", 0))
+    if program.core.architecture in ("x86_64", "i686"):
+        found = program.word(registers.get("rsp", registers.get("esp", 0)))
     else:
         found = registers.get("x30", registers.get("lr"))
     region = program.core.region(found) if found else None

@@ -25,8 +25,16 @@ if TYPE_CHECKING:
     from memdump.image.content import Content
 
 LONGEST_TEXT = 4096
-FAULTS = (drgn.FaultError, drgn.ObjectAbsentError, LookupError, ValueError, TypeError, OverflowError)
-"""What reading a hostile process raises."""
+FAULTS = (
+    drgn.FaultError,
+    drgn.ObjectAbsentError,
+    LookupError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    NotImplementedError,
+)
+"""What reading a hostile process raises, or one of an architecture that drgn does not know well."""
 
 
 class CrashProgram:
@@ -43,7 +51,8 @@ class CrashProgram:
         except MemdumpError:
             raise
         except Exception as error:
-            raise NotADump(f"{core.path}: cannot be opened as a core: {error}") from None
+            why = core.defects[0] if core.defects else f"cannot be opened as a core: {error}"
+            raise NotADump(f"{core.path}: {why}") from None
         self._files: list[Content] = []
         self._overlay()
 
@@ -85,7 +94,7 @@ class CrashProgram:
 
     def word(self, address: int) -> int | None:
         """A pointer in memory."""
-        data = self.read(address, 8)
+        data = self.read(address, self.core.bits // 8)
         return int.from_bytes(data, "little" if self.core.order == "<" else "big") if data else None
 
     def text(self, address: int, most: int = LONGEST_TEXT) -> str | None:

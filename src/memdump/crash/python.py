@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from memdump.crash.modules import CrashModule
 
 INTERPRETER = re.compile(r"(python[\d.]*\w?|libpython[\d.]*\w*\.so[\d.]*|uwsgi.*|mod_wsgi.*)")
+PYSTACK_BITS = 64
+"""Of a program that pystack reads, which has those of its own."""
 PATIENCE = 120
 """Seconds; pystack takes less than one for a core of common size."""
 MOST_OUTPUT = 64 << 20
@@ -64,14 +66,18 @@ class PythonStacks:
     error: str = ""
 
 
-def stacks(core: Path, modules: Sequence[CrashModule], inherited: Sequence[int]) -> PythonStacks | None:
+def stacks(
+    core: Path, modules: Sequence[CrashModule], inherited: Sequence[int], bits: int = 64
+) -> PythonStacks | None:
     """The Python stacks; None where no interpreter is in the process.
 
-    ``inherited`` are descriptors that ``core`` may name.
+    ``inherited`` are descriptors that ``core`` may name, ``bits`` those of the process.
     """
     interpreter = next((found for found in modules if INTERPRETER.fullmatch(found.short_name)), None)
     if interpreter is None:
         return None
+    if bits != PYSTACK_BITS:
+        return PythonStacks("", (), "pystack reads 64-bit programs only")
     if missing := interpreter.missing or modules[0].missing:
         return PythonStacks("", (), f"the interpreter's file is not here: {missing}")
     program = next((module.file for module in modules if module.name == _program(modules)), modules[0].file)

@@ -21,6 +21,9 @@ WORDS = {
     "SIGXFSZ": "a file larger than allowed",
 }
 
+STOPPING = ("SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU")
+"""Signals that stop a process and do not end it."""
+
 CODES = {
     "SIGSEGV": {
         1: ("SEGV_MAPERR", "nothing is mapped at the address"),

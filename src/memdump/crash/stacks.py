@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import drgn
 
-from memdump.crash import lost
+from memdump.crash import lost, narrow
 from memdump.crash.core import EXECUTE
 from memdump.crash.demangle import demangle
 from memdump.crash.program import FAULTS
@@ -83,6 +83,8 @@ def trace(program: CrashProgram, tid: int) -> Any:
 
 def crashed(program: CrashProgram, stack: Any, registers: Mapping[str, int]) -> tuple[Frame, ...]:
     """The frames of the crashed thread, also where the processor was led to where no code is."""
+    if program.core.bits != 64:
+        return _narrow(program, registers)
     top = frames(program, stack)
     region = program.core.region(top[0].pc) if top and top[0].pc is not None else None
     if not top or (region and region.flags & EXECUTE):
@@ -105,6 +107,47 @@ def frames(program: CrashProgram, stack: Any, detailed: int = MOST_DETAILED) -> 
     if len(found) > 1 and found[-1].pc is None:  # the end of the outermost function's caller
         found.pop()
     return tuple(found)
+
+
+def _narrow(program: CrashProgram, registers: Mapping[str, int]) -> tuple[Frame, ...]:
+    """Where a thread of a 32-bit program was, and who led it into nowhere: drgn does not unwind its stack."""
+    pc = registers.get(narrow.PC)
+    if pc is None:
+        return ()
+    region = program.core.region(pc)
+    if region and region.flags & EXECUTE:
+        return _at(program, pc, pc)
+    caller = lost.return_address(program, registers)
+    return _at(program, pc, pc) + (_at(program, caller, caller - 1) if caller else ())
+
+
+def _at(program: CrashProgram, pc: int, place: int) -> tuple[Frame, ...]:
+    """The frames of an address: the function that ``place`` is in, and what was inlined there."""
+    symbol = _or_none(lambda: program.drgn.symbol(place))
+    module = program.module_at(place)
+    sources = _or_none(lambda: list(program.drgn.source_location(place))) or [None]
+    return tuple(
+        Frame(
+            pc=pc,
+            function=(source and _or_none(source.name)) or (demangle(symbol.name) if symbol else ""),
+            offset=pc - symbol.address if symbol else None,
+            module=module.name if module else "",
+            module_offset=pc - module.base if module else None,
+            file=source.filename if source else "",
+            line=source.line if source else None,
+            inline=number < len(sources) - 1,
+            arguments=(),
+            variables=(),
+        )
+        for number, source in enumerate(sources)
+    )
+
+
+def _of(program: CrashProgram, tid: int, detailed: int) -> tuple[Frame, ...]:
+    """The frames of a thread that did not crash."""
+    if program.core.bits != 64:
+        return _narrow(program, narrow.registers(program.core, tid))
+    return frames(program, trace(program, tid), detailed)
 
 
 def _frame(program: CrashProgram, frame: Any, detailed: bool) -> Frame:
@@ -170,8 +213,6 @@ def group(program: CrashProgram, tids: Sequence[int]) -> list[Group]:
     """
     found: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for tid in tids:
-        found[tuple(frame.place for frame in frames(program, trace(program, tid), 0))].append(tid)
-    groups = [
-        Group(tuple(threads), frames(program, trace(program, threads[0]))) for threads in found.values()
-    ]
+        found[tuple(frame.place for frame in _of(program, tid, 0))].append(tid)
+    groups = [Group(tuple(threads), _of(program, threads[0], MOST_DETAILED)) for threads in found.values()]
     return sorted(groups, key=lambda one: -len(one.threads))

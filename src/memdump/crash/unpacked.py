@@ -18,8 +18,9 @@ import zstandard
 from memdump.crash.core import Core
 from memdump.errors import MemdumpError, NotADump
 from memdump.image import elf
+from memdump.image.age_armour import is_age
 from memdump.image.content import Damaged, open_content
-from memdump.image.layers import AGE, open_layers
+from memdump.image.layers import open_layers
 from memdump.image.zstd_layout import is_zstd
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _head(path: Path, identity: Key, ask: Ask | None) -> bytes:
             decompressor = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW)
             with path.open("rb") as packed:
                 return decompressor.stream_reader(packed, read_across_frames=True).read(HEAD)
-        if start.startswith(AGE):
+        if is_age(content):
             content.close()
             content = open_layers(path, identity, ask).content
         return content[:HEAD]
@@ -105,7 +106,7 @@ class Unpacked:
 
     def _open(self, content: Content, identity: Key, ask: Ask | None) -> Content:
         start = content[:64]
-        if start.startswith(AGE):
+        if is_age(content):
             content.close()
             return self._decrypted(identity, ask)
         if is_zstd(start):

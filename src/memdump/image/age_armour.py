@@ -1,4 +1,7 @@
-"""age files in ASCII armour: base64 between two marked lines (https://c2sp.org/age, "ASCII armor")."""
+"""What age files begin with, and those in ASCII armour: base64 between two marked lines.
+
+See https://c2sp.org/age, "ASCII armor".
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from memdump.errors import NotADump
 if TYPE_CHECKING:
     from memdump.image.content import Content
 
+FAMILY = b"age-encryption.org/"
+"""What they begin with, in each version of age, unless they are in armour."""
 BEGIN = b"-----BEGIN AGE ENCRYPTED FILE-----"
 END = b"-----END AGE ENCRYPTED FILE-----"
 COLUMNS = 64
@@ -18,6 +23,11 @@ MOST_SPACE = 1024
 """So much white space may stand before and behind, as age has it."""
 LARGEST = 256 << 20
 WAY_OUT = "sed '/^-----/d' FILE | base64 -d > FILE.age"
+
+
+def is_age(content: Content | bytes) -> bool:
+    """Whether a file is encrypted with age, by its first bytes."""
+    return content[: len(FAMILY)] == FAMILY or is_armoured(content)
 
 
 def is_armoured(content: Content | bytes) -> bool:

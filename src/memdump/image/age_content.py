@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from memdump.errors import MemdumpError, NotADump
 from memdump.image.age_armour import is_armoured, remove_armour
 from memdump.image.age_chunks import BATCH, CHUNK, NONCE_SIZE, SEALED, chunk_nonce, payload_cipher, threads
-from memdump.image.age_header import FAMILY, SCRYPT, decode_header
+from memdump.image.age_header import SCRYPT, decode_header
 from memdump.image.age_keys import TAG_SIZE
 from memdump.image.age_unlock import unlock
 from memdump.image.content import Damaged
@@ -154,11 +154,6 @@ class AgeContent:
             yield
         except MemdumpError as error:
             raise type(error)(f"{self._name}: {error}") from None
-
-
-def is_age(content: Content | bytes) -> bool:
-    """Whether a file is encrypted with age, by its first bytes."""
-    return content[: len(FAMILY)] == FAMILY or is_armoured(content)
 
 
 def wants_passphrase(content: Content) -> bool:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memdump.errors import MemdumpError, NotPermitted, UsageError
-from memdump.image.age_content import AgeContent, is_age
+from memdump.image.age_armour import is_age
+from memdump.image.age_content import AgeContent
 from memdump.image.age_keys import Passphrase, X25519Identity, X25519Recipient
 from memdump.image.age_ssh import parse_ssh_recipient, ssh_identity
 

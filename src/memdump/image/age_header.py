@@ -12,13 +12,13 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.errors import NotADump
+from memdump.image.age_armour import FAMILY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memdump.image.content import Content
 
-FAMILY = b"age-encryption.org/"
 INTRO = FAMILY + b"v1\n"
 COLUMNS = 64
 LARGEST = 1 << 20

@@ -11,6 +11,7 @@ from memdump.errors import UsageError
 from memdump.image.age_chunks import BATCH, CHUNK, NONCE_SIZE, chunk_nonce, payload_cipher, threads
 from memdump.image.age_header import FILE_KEY_SIZE, LARGEST, encode_header
 from memdump.image.age_keys import Passphrase
+from memdump.machine.buffers import page_aligned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +45,7 @@ class AgeWriter:
         self._pool = ThreadPoolExecutor(self._threads, "age")
         self._sealing: deque[tuple[Future[bytes], memoryview]] = deque()
         self._spare: list[memoryview] = []
-        self._space = memoryview(bytearray(BATCH * CHUNK))
+        self._space = page_aligned(BATCH * CHUNK)
         self._filled = 0
         self._count = 0
         self._closed = False
@@ -78,7 +79,7 @@ class AgeWriter:
         )
         self._count += BATCH
         self._send(self._threads)
-        self._space = self._spare.pop() if self._spare else memoryview(bytearray(BATCH * CHUNK))
+        self._space = self._spare.pop() if self._spare else page_aligned(BATCH * CHUNK)
         self._filled = 0
 
     def _send(self, most: int) -> None:

@@ -54,22 +54,28 @@ def whole_of(path: Path) -> tuple[Path, list[Path]]:
 
     Raises `NotADump` where a piece is missing.
     """
+    whole, pieces = pieces_of(path)
+    for number in range(max(pieces, default=0)):
+        if number not in pieces:
+            missing = path.with_name(f"{whole.name.removesuffix('.part')}.{number:03}")
+            raise NotADump(f"{missing}: this piece of the image is missing; copy it beside the others")
+    return whole, [pieces[number] for number in sorted(pieces)]
+
+
+def pieces_of(path: Path) -> tuple[Path, dict[int, Path]]:
+    """Give the name of the whole image that a path means, and those of its pieces that are there."""
     found = PIECE.fullmatch(path.name)
     if found is not None:
         name, ending = found[1], found[3] or ""
     elif _stands(path):
-        return path, []
+        return path, {}
     else:
         name = path.name.removesuffix(".part")
         ending = path.name[len(name) :]
     pieces = _pieces(path.parent, name)
     if not pieces or (found is not None and 0 not in pieces and len(pieces) == 1):
-        return path, []
-    for number in range(max(pieces)):
-        if number not in pieces:
-            missing = path.with_name(f"{name}.{number:03}")
-            raise NotADump(f"{missing}: this piece of the image is missing; copy it beside the others")
-    return path.with_name(name + ending), [pieces[number] for number in sorted(pieces)]
+        return path, {}
+    return path.with_name(name + ending), pieces
 
 
 def _stands(path: Path) -> bool:

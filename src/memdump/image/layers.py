@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from memdump.errors import NotADump, NotPermitted
+from memdump.image.age_armour import is_age, is_armoured, remove_armour
 from memdump.image.content import open_content
 from memdump.image.joined import open_joined, whole_of
 from memdump.image.zstd_layout import is_zstd
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 
     from memdump.image.age_keys import Identity
     from memdump.image.content import Content
-
-AGE = (b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE-----")
-"""What an age file begins with, as it is and in ASCII armour."""
-
 
 IDENTITY = "--identity FILE, or MEMDUMP_IDENTITY=FILE"
 """How the command line is given a private key."""
@@ -66,7 +63,7 @@ def open_layers(path: Path, identity: Key, ask: Ask | None) -> Opened:
     defects: list[str] = []
     metadata = b""
     try:
-        if content[:64].startswith(AGE):
+        if is_age(content):
             layers.append(Layer("age", _recipients(path, content)))
             content = _decrypted(path, content, identity, ask, defects)
         if is_zstd(content[:4]):
@@ -83,7 +80,6 @@ def open_layers(path: Path, identity: Key, ask: Ask | None) -> Opened:
 
 def _recipients(path: Path, content: Content) -> str:
     """Say what kinds of recipients may decrypt it; of those of age itself nobody can tell who they are."""
-    from memdump.image.age_armour import is_armoured, remove_armour
     from memdump.image.age_header import decode_header
 
     try:

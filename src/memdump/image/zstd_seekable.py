@@ -26,6 +26,7 @@ from memdump.image.zstd_layout import (
     TABLE_MAGIC,
     WITH_CHECKSUMS,
 )
+from memdump.machine.buffers import page_aligned
 
 if TYPE_CHECKING:
     from memdump.machine.pipeline import Stream
@@ -60,7 +61,7 @@ class SeekableWriter:
         self._level = level
         self._workers = ThreadPoolExecutor(threads or min(_cores(), _MOST_THREADS), "zstd")
         self._of_thread = threading.local()
-        self._pending: deque[tuple[bytearray, Future[list[tuple[bytes, int]]]]] = deque()
+        self._pending: deque[tuple[memoryview, Future[list[tuple[bytes, int]]]]] = deque()
         self._packed = bytearray()
         self._table = array("I")
         self._set_frame(frame)
@@ -70,8 +71,8 @@ class SeekableWriter:
         zeros = bytearray(size)
         self._blank = zeros, self._compressor().compress(zeros)
         self._batch = max(_AT_ONCE // size, 1) * size
-        self._free: list[bytearray] = []
-        self._buffer = bytearray(self._batch)
+        self._free: list[memoryview] = []
+        self._buffer = page_aligned(self._batch)
         self._filled = 0
         self._left = GROW
 
@@ -93,7 +94,7 @@ class SeekableWriter:
         Raises what the stream behind raises.
         """
         if self._filled:
-            del self._buffer[self._filled :]
+            self._buffer = self._buffer[: self._filled]
             self._submit()
         self._pass_on(0)
         self._workers.shutdown()
@@ -116,7 +117,7 @@ class SeekableWriter:
         if self._left <= 0 and self._frame < LARGEST_FRAME:
             self._set_frame(2 * self._frame)
         else:
-            self._buffer = self._free.pop() if self._free else bytearray(self._batch)
+            self._buffer = self._free.pop() if self._free else page_aligned(self._batch)
             self._filled = 0
         self._pass_on(_IN_FLIGHT // self._batch)
 
@@ -144,11 +145,10 @@ class SeekableWriter:
             raise
         self._packed.clear()
 
-    def _compress(self, data: bytearray, frame: int) -> list[tuple[bytes, int]]:
+    def _compress(self, data: memoryview, frame: int) -> list[tuple[bytes, int]]:
         """Make frames of a batch; gives each with the bytes that it stands for."""
         zeros, packed_zeros = self._blank
-        view = memoryview(data)
-        parts = [view[start : start + frame] for start in range(0, len(data), frame)]
+        parts = [data[start : start + frame] for start in range(0, len(data), frame)]
         # Arrays of bytes are compared as fast as memory can be read, and mostly differ at once.
         filled = [number for number, part in enumerate(parts) if zeros != part]
         packed = [packed_zeros] * len(parts)

@@ -5,7 +5,7 @@ import time
 from typing import Callable, List, NamedTuple, Optional, Sequence
 
 from memdump.errors import MemdumpError
-from memdump.machine import lime, pieces
+from memdump.machine import broken, lime, pieces
 from memdump.machine.host import Instant
 from memdump.machine.pipeline import LAG, Block, Digest, ReadAhead, Stream
 from memdump.machine.source import Range, Source
@@ -103,11 +103,12 @@ def acquire(source: Source, stream: Stream, plan: Plan, progress: Callable[[int]
     finally:
         pauses = source.end()
         sha256 = digest.close()
+    lost = pieces.without(broken.pages(source, ranges), reader.skipped)
     return Taken(
         started=started,
         ended=source.now(),
         ranges=ranges,
-        unreadable=_below(reader.unreadable, reached, stopped_by),
+        unreadable=_below(broken.joined(reader.unreadable, lost), reached, stopped_by),
         skipped=_below(reader.skipped, reached, stopped_by),
         not_taken=_above(ranges, reached) if stopped_by else [],
         kernel_first=stage is not None,

@@ -6,9 +6,13 @@ import re
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Optional, Sequence, Tuple, Type, Union
+from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 from memdump.errors import MemdumpError, UsageError
+
+if TYPE_CHECKING:
+    from memdump.machine.manifest import Part
+    from memdump.machine.output import Output
 
 _MOUNTS = "/proc/self/mountinfo"
 _SECRET = re.compile(r"^(\w+://)([^/?#]*@)?([^?#]*).*$", re.DOTALL)
@@ -25,8 +29,15 @@ class Destination(abc.ABC):
     """The image's name without its folder; None for standard output."""
     partial: str
     """Where the bytes are when the run is stopped: ``what was written stands in web1.lime.part``."""
+    output: "Optional[Output]" = None
+    """The file itself, where it is one and bytes may be written to any place in it."""
     attaches: bool = True
     """Whether `attach` has a place to put things."""
+
+    @property
+    def parts(self) -> "Sequence[Part]":
+        """The files that the image was split into, as far as it is written; none where it is in one."""
+        return ()
 
     @property
     def trouble(self) -> Optional[str]:
@@ -64,6 +75,12 @@ class Destination(abc.ABC):
 
         The suffix (``.json``) goes behind the image's whole name, that of the finished image even where it
         is not finished.
+        """
+
+    def deliver(self, progress: Callable[[int], None], stop: Callable[[], Optional[str]]) -> None:  # noqa: B027
+        """Send on what was only kept here so far, after the last attachment; raises `MemdumpError`.
+
+        ``progress`` gets the bytes sent so far, ``stop`` may give a reason to end early.
         """
 
     @abc.abstractmethod
@@ -104,6 +121,8 @@ class Options(NamedTuple):
     """Whether the system may keep what is written in memory and put it on the disk in its own time."""
     beside: Optional[Path] = None
     """Folder here for the attachments of an image that goes where they cannot follow."""
+    spool: Optional[Path] = None
+    """Folder here for an image that a server takes only when its length is known."""
     tls: bool = False
     """Whether tcp is encrypted."""
     tls_ca: Optional[str] = None
@@ -121,12 +140,16 @@ def open_destination(out: str, options: Options) -> Destination:
     """
     if out == "-":
         return StandardOutput()
-    if out.startswith("tcp:"):
+    if out.lower().startswith("tcp:"):
         from memdump.machine.tcp import TcpDestination
 
         return TcpDestination(out[len("tcp:") :], options)
     scheme, found, _ = out.partition("://")
     if found and scheme.lower() in ("http", "https"):
+        if options.spool is not None:
+            from memdump.machine.http_spool import SpooledPut
+
+            return SpooledPut(out, options, options.spool)
         from memdump.machine.http_put import HttpDestination
 
         return HttpDestination(out, options)
@@ -134,12 +157,37 @@ def open_destination(out: str, options: Options) -> Destination:
         from memdump.machine.object_store import ObjectDestination
 
         return ObjectDestination(out, options)
-    if found and scheme.isalnum():
-        raise UsageError(f"{scheme}: is no way to send an image; tcp:, http:, https:, s3:, gs: and az: are")
+    check_address(out, options)
     from memdump.machine.file_destination import FileDestination
 
     path = Path(out)
     return FileDestination(path / options.name if path.is_dir() else path, options)
+
+
+def check_address(out: str, options: Options) -> None:
+    """See that ``out``, if it names no file, is an address, and that what TLS needs is there.
+
+    Raises `UsageError`; nobody is asked.
+    """
+    if options.tls_ca or options.tls_cert or options.tls_key:
+        from memdump.machine.tls import Identity
+
+        Identity(options.tls_ca, options.tls_cert, options.tls_key).client()
+    scheme, found, _ = out.partition("://")
+    if out.lower().startswith("tcp:"):
+        from memdump.machine import wire
+
+        wire.address(out[len("tcp:") :])
+    elif found and scheme.lower() in ("http", "https"):
+        from memdump.machine import http_put
+
+        http_put.parse(out, shown(out))
+    elif found and scheme.lower() in ("s3", "gs", "az"):
+        from memdump.machine import object_store
+
+        object_store.parse(out, options.name)
+    elif found and scheme.isalnum():
+        raise UsageError(f"{scheme}: is no way to send an image; tcp:, http:, https:, s3:, gs: and az: are")
 
 
 def shown(out: str) -> str:
@@ -202,7 +250,7 @@ def check(path: Path, size: int) -> None:
         )
     if free is not None and free < size:
         raise UsageError(
-            f"{path.parent} has room for {free >> 20} MiB and the image takes {size >> 20}; {way_out}"
+            f"{path.parent} has room for {free >> 20} MiB and the image takes {-(-size >> 20)}; {way_out}"
         )
 
 
@@ -215,6 +263,8 @@ def room(path: Path) -> Tuple[Optional[int], Optional[str]]:
         found = os.statvfs(path.parent)
     except OSError as error:
         raise UsageError(f"{path.parent}: {error.strerror}; name a folder that exists") from None
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent}: is no folder; name one")
     free = (found.f_bfree if os.geteuid() == 0 else found.f_bavail) * found.f_frsize
     # Some network file systems know no sizes and say zero.
     return free if found.f_blocks else None, _file_system(path.parent)

@@ -1,15 +1,18 @@
 """A file as the place an image is written to, or several files of a size."""
 
 import contextlib
+import os
 from pathlib import Path
-from typing import Optional, Union
+from typing import Optional, Sequence, Union
 
-from memdump.errors import MemdumpError
+from memdump.errors import MemdumpError, NotPermitted, UsageError
 from memdump.machine.destination import Destination, Options, room
 from memdump.machine.gentle import Gentle
+from memdump.machine.manifest import Part
 from memdump.machine.output import Output, refuse_existing, write_file
 from memdump.machine.reserve import Reserve
 from memdump.machine.split import SplitFile
+from memdump.machine.split import check as check_pieces
 
 # These know when they take bytes whether there is room for them; others, those over a network above all, may
 # notice it later.
@@ -25,18 +28,24 @@ class FileDestination(Destination):
         """Create it; raises `UsageError` where it, or what is to be attached to it, exists."""
         self.place = str(path)
         self.file = path.name
-        for suffix in options.attachments:
-            refuse_existing(self.place + suffix)
         free, kind = room(path)
+        _check_attachments(path, options)
         self._file = _create(path, options)
         self.partial = f"what was written stands in {self._file.part}"
         folder = str(path.parent)
         self._for_attachments = Reserve(folder, _ATTACHMENTS if options.attachments else 0)
         self._file.spare = self._spare = Reserve(folder, _reserve(options, free))
         self._stream = None
-        if not options.hasty:
+        if options.hasty:
+            self.output = self._file if isinstance(self._file, Output) else None
+        else:
             self._stream = Gentle(self._file, None if kind in _KNOW_THEIR_ROOM else self._file.rewrite)
         self._ended = False
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The files that the image was split into; none where it is in one."""
+        return self._file.parts if isinstance(self._file, SplitFile) else ()
 
     @property
     def trouble(self) -> Optional[str]:
@@ -49,8 +58,8 @@ class FileDestination(Destination):
 
     def skip(self, size: int) -> None:
         """Leave so many zeros out of a file that nothing else is done to."""
-        if self._stream is None and isinstance(self._file, Output):
-            self._file.skip(size)
+        if self.output is not None:
+            self.output.skip(size)
         else:
             super().skip(size)
 
@@ -85,6 +94,36 @@ class FileDestination(Destination):
     def close(self) -> None:
         """Let go of the room for attachments."""
         self._for_attachments.release()
+
+
+def check_names(path: Path, options: Options) -> None:
+    """See that what is going to be written can be created; raises `UsageError` and `NotPermitted`."""
+    if options.split:
+        check_pieces(path, options.split, options.size)
+    else:
+        refuse_existing(str(path))
+        refuse_existing(f"{path}.part")
+    _check_attachments(path, options)
+    if os.statvfs(path.parent).f_flag & os.ST_RDONLY:
+        raise UsageError(f"{path.parent}: is a read-only file system; name another folder")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise NotPermitted(f"{path.parent}: no file may be created there; name another folder")
+
+
+def _check_attachments(path: Path, options: Options) -> None:
+    """See that all that is to stand beside the image can; it has the longest names."""
+    with contextlib.suppress(OSError, ValueError):
+        longest = (
+            os.pathconf(path.parent, "PC_NAME_MAX")
+            - max(map(len, (*options.attachments, ".000")))
+            - len(".part")
+        )
+        if len(os.fsencode(path.name)) > longest:
+            raise UsageError(
+                f"{path}: is too long a name; {longest} bytes leave room for what stands beside it"
+            )
+    for suffix in options.attachments:
+        refuse_existing(f"{path}{suffix}")
 
 
 def _create(path: Path, options: Options) -> Union[Output, SplitFile]:

@@ -1,6 +1,7 @@
 """Which machine the memory comes from, and what its clocks show."""
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import NamedTuple, Optional
@@ -8,6 +9,7 @@ from typing import NamedTuple, Optional
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 """Bytes of a page on this machine."""
 _PAGE_FLAGS = "/proc/kpageflags"
+_MEMINFO = "/proc/meminfo"
 
 
 class Host(NamedTuple):
@@ -55,6 +57,13 @@ def page_flags(first: int, count: int) -> bytes:
         return os.pread(file, count * 8, first * 8)
     finally:
         os.close(file)
+
+
+def broken_memory() -> int:
+    """Give the bytes of memory with a hardware error; 0 too where the kernel does not tell."""
+    text = _line(_MEMINFO) or ""
+    found = re.search(r"^HardwareCorrupted: +([0-9]{1,15}) kB$", text, re.MULTILINE)
+    return int(found.group(1)) << 10 if found else 0
 
 
 def printable(text: str) -> str:

@@ -32,7 +32,7 @@ class HttpDestination(Destination):
         self._beside = options.beside
         self._length = options.size if options.exact else None
         self._sent = 0
-        address = _parse(url, self.place)
+        address = parse(url, self.place)
         self.file = urllib.parse.unquote(address.path.rpartition("/")[2])
         self._connection: Optional[http.client.HTTPConnection] = _connect(address, self.place, options)
         try:
@@ -142,8 +142,8 @@ class HttpDestination(Destination):
             return MemdumpError(f"{self.place}: moved to {where} ({words}); send it there")
         if status in _WANTS_LENGTH and self._length is None:
             return MemdumpError(
-                f"{self.place}: wants to know the length beforehand ({words}); send the image neither"
-                " compressed nor encrypted, or through s3:, gs: or az:"
+                f"{self.place}: wants to know the length beforehand ({words}); acquire --spool FOLDER"
+                " keeps the image on a disk until it is whole; or send it neither compressed nor encrypted"
             )
         if status in (401, 403):
             return MemdumpError(f"{self.place}: does not permit it ({words}); a signed address expires")
@@ -156,7 +156,8 @@ class _Https(http.client.HTTPConnection):
     default_port = 443
 
 
-def _parse(url: str, place: str) -> urllib.parse.SplitResult:
+def parse(url: str, place: str) -> urllib.parse.SplitResult:
+    """Take an address apart; raises `UsageError` where nothing can be put there."""
     try:
         address = urllib.parse.urlsplit(url)
         address.port  # noqa: B018  raises where it is none

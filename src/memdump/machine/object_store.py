@@ -33,7 +33,7 @@ class ObjectDestination(Destination):
 
         Raises `UsageError` where it exists or the package is missing, `MemdumpError` where the store fails.
         """
-        bucket, self._key = _parse(url, options.name)
+        bucket, self._key = parse(url, options.name)
         self.place = f"{bucket}/{self._key}"
         self.file = self._key.rpartition("/")[2]
         self.partial = f"nothing is kept at {self.place}"
@@ -113,7 +113,8 @@ class ObjectDestination(Destination):
         """Do nothing: the object is ended."""
 
 
-def _parse(url: str, name: str) -> "tuple[str, str]":
+def parse(url: str, name: str) -> "tuple[str, str]":
+    """Give the bucket and the key; raises `UsageError`."""
     found = re.fullmatch(r"(\w+://[^/?#@]+)(?:/([^?#]*))?", url)
     if not found:
         raise UsageError(f"{shown(url)}: is no object; write s3://BUCKET/KEY")

@@ -8,6 +8,7 @@ followed, and the name itself appears at the end, in one step.
 import contextlib
 import errno
 import os
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Optional, Sequence, Type, Union
@@ -51,6 +52,7 @@ class Output:
         """Room that is given up when the disk is full."""
         self.trouble: Optional[str] = None
         """Set when the room was given up: there is little left, and the file should come to its end."""
+        self._lock = threading.Lock()
         self._named = False
         refuse_existing(self.path)
         self._fd = self._create()
@@ -73,22 +75,36 @@ class Output:
 
         A full disk first costs the spare room.
         """
-        view = memoryview(data).cast("B")
-        size = len(view)
-        while view:
-            try:
-                view = view[os.write(self._fd, view[:_AT_ONCE]) :]
-            except OSError as error:
-                if not (_is_full(error) and self._give_room()):
-                    raise self._failed(error) from None
+        size = self.write_at(data, self.position)
         self.position += size
         return size
 
-    def _give_room(self) -> bool:
-        if self.spare is None or not self.spare.release():
-            return False
-        self.trouble = NO_ROOM
-        return True
+    def write_at(self, data: Union[bytes, bytearray, memoryview], at: int) -> int:
+        """As `write`, at a place in the file; several threads may do so at once.
+
+        `position` stays as it is; `end_at` says at last where the file ends.
+        """
+        view = memoryview(data).cast("B")
+        size = len(view)
+        while view:
+            trouble = self.trouble
+            try:
+                count = os.pwrite(self._fd, view[:_AT_ONCE], at)
+            except OSError as error:
+                if not (_is_full(error) and self._give_room(trouble)):
+                    raise self._failed(error, at) from None
+            else:
+                view, at = view[count:], at + count
+        return size
+
+    def _give_room(self, known: Optional[str] = None) -> bool:
+        """Give up the spare room; true if it was given up since ``known`` was the trouble."""
+        with self._lock:
+            if self.trouble == known:
+                if self.spare is None or not self.spare.release():
+                    return False
+                self.trouble = NO_ROOM
+            return True
 
     def rewrite(self, last: Sequence[Union[bytes, memoryview]]) -> None:
         """Write the last bytes of the file once more, which the system lost for want of room.
@@ -109,11 +125,15 @@ class Output:
 
     def skip(self, size: int) -> None:
         """Leave ``size`` bytes out: they read as zeros and take no room on the disk."""
+        self.position += size
+
+    def end_at(self, size: int) -> None:
+        """Let the file end there: what is behind is cut off, and what was never written reads as zeros."""
         try:
-            os.lseek(self._fd, size, os.SEEK_CUR)
+            os.ftruncate(self._fd, size)
         except OSError as error:
             raise self._failed(error) from None
-        self.position += size
+        self.position = size
 
     def settle(self) -> None:
         """Put what was written so far on the disk, and give back the memory that the system keeps of it.
@@ -175,14 +195,14 @@ class Output:
             os.close(self._fd)
             self._fd = -1
 
-    def _failed(self, error: OSError) -> MemdumpError:
+    def _failed(self, error: OSError, at: Optional[int] = None) -> MemdumpError:
         kind, what = MemdumpError, error.strerror or "the disk failed"
         if _is_full(error):
             kind, what = NoRoom, NO_ROOM
         elif error.errno == errno.EFBIG:
             what = "the file system or a limit here does not take a file of this size"
         fate = f"what was written stands in {self.part}" if self.keep_partial else "nothing was kept"
-        return kind(f"{self.path}: {what} after {self.position} bytes; {fate}")
+        return kind(f"{self.path}: {what} after {self.position if at is None else at} bytes; {fate}")
 
     def __enter__(self) -> "Output":
         return self

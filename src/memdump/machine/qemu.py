@@ -130,6 +130,10 @@ class QemuSource(Source):
             command_line=None,
         )
 
+    def broken(self) -> int:
+        """Give none: only the guest's kernel counts them."""
+        return 0
+
     def page_flags(self, address: int, size: int) -> bytes:  # noqa: ARG002
         """Refuse: what its pages are is known to the guest's kernel only."""
         raise OSError(errno.ENOSYS, "a guest's pages are known to its own kernel only")

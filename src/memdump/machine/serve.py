@@ -95,7 +95,7 @@ class FarEnd:
         elif kind == ssh_wire.FLAGS:
             self._send(ssh_wire.PACKED, [zlib.compress(source.page_flags(address, size), 1)])
         elif kind == ssh_wire.NOW:
-            self.tell(ssh_wire.TEXT, {"now": source.now()._asdict()})
+            self.tell(ssh_wire.TEXT, {"now": source.now()._asdict(), "broken": source.broken()})
         else:
             raise MemdumpError(f"the far end is asked for something that it does not know ({kind!r})")
 

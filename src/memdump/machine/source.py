@@ -4,6 +4,7 @@ import abc
 from typing import List, NamedTuple, Optional, Sequence
 
 from memdump.machine import host
+from memdump.machine.buffers import page_aligned
 from memdump.machine.host import Host, Instant
 
 
@@ -50,7 +51,7 @@ class Source(abc.ABC):
 
     def buffer(self, size: int) -> memoryview:
         """Give a buffer for reads, one that suits the source best; any other does too."""
-        return memoryview(bytearray(size))
+        return page_aligned(size)
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -76,6 +77,10 @@ class Source(abc.ABC):
     def now(self) -> Instant:
         """Read its clocks."""
         return host.now()
+
+    def broken(self) -> int:
+        """Give the bytes of its memory that have a hardware error, as far as the kernel counts them."""
+        return host.broken_memory()
 
     def page_flags(self, address: int, size: int) -> bytes:
         """Give what the kernel says of each page: 8 bytes a page, in its byte order.

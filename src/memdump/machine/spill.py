@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+from typing import Union
 
 from memdump.machine.beside import Beside
 from memdump.machine.gentle import EVERY
@@ -25,7 +26,7 @@ class SpillFile:
         self._since = 0
         self._settling = Beside("settle")
 
-    def put(self, data: bytes) -> int:
+    def put(self, data: Union[bytes, memoryview]) -> int:
         """Keep ``data`` and tell where; raises ``OSError`` where there is no room for it."""
         room = os.fstatvfs(self._fd)
         if room.f_blocks and room.f_bavail * room.f_frsize < self._leave + len(data):

@@ -2,16 +2,21 @@
 
 ``OUT.000``, ``OUT.001`` and so on, each of the same size but the last: ``cat OUT.???`` gives the whole.  All
 of them are ``.part`` files until the last one is written, and ``OUT.000`` gets its name last: where it is,
-the whole image is.
+the whole image is.  The digest of each is taken while it is written, so that one that is lost or changed can
+be told from the others.
 """
 
 import contextlib
+import hashlib
 import os
 import re
 from pathlib import Path
-from typing import List, Optional, Sequence, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 from memdump.errors import MemdumpError, UsageError
+from memdump.machine.beside import Beside
+from memdump.machine.host import printable
+from memdump.machine.manifest import Part
 from memdump.machine.output import Output, refuse_existing, settle_folder
 from memdump.machine.reserve import Reserve
 
@@ -29,24 +34,30 @@ class SplitFile:
 
         Raises `UsageError` where one of them exists, where there would be too many, or as `Output` does.
         """
-        if size < SMALLEST:
-            raise UsageError(f"pieces of {size} bytes are too small; the least is {SMALLEST >> 20} MiB")
-        if expected > MOST * size:
-            least = -(-expected // MOST // SMALLEST)
-            raise UsageError(f"there would be more than {MOST} pieces; make them {least} MiB at least")
-        _refuse_pieces(path)
+        check(path, size, expected)
         self.path = os.fspath(path)
         self.size = size
         self._spare: Optional[Reserve] = None
         self._all: List[Output] = []
         self._open: List[Output] = []
         """Those that are not wholly on the disk yet; the last one is being written."""
+        self._digests = _Digests(size)
+        self._hashing = Beside("hash-pieces")
         self._add()
 
     @property
     def part(self) -> str:
         """The names of the unfinished files, for a message."""
         return f"{self._all[0].part} and those that follow it" if len(self._all) > 1 else self._all[0].part
+
+    @property
+    def parts(self) -> List[Part]:
+        """The pieces, by the names that they have in the end, without what a failed write left of itself."""
+        name = printable(Path(self.path).name)
+        return [
+            Part(f"{name}.{number:03}", size, sha256)
+            for number, (size, sha256) in enumerate(self._digests.found())
+        ]
 
     @property
     def trouble(self) -> Optional[str]:
@@ -67,6 +78,16 @@ class SplitFile:
     def write(self, data: Union[bytes, memoryview], /) -> None:
         """Write all of ``data``; raises as `Output.write` does."""
         view = memoryview(data).cast("B")
+        self._hashing.start(lambda: self._digests.update(view))
+        try:
+            self._write(view)
+        except BaseException:
+            self._hashing.wait()
+            self._digests.undo()
+            raise
+        self._hashing.wait()
+
+    def _write(self, view: memoryview) -> None:
         while view:
             room = self.size - self._open[-1].position
             if not room:
@@ -109,6 +130,7 @@ class SplitFile:
         """Make all durable, then give them their names, the first one last; raises `MemdumpError`."""
         for piece in self._open:
             piece.seal()
+        self._hashing.close()
         for piece in reversed(self._all):
             piece.give_name()
         settle_folder(self.path)
@@ -117,10 +139,55 @@ class SplitFile:
         """Let go of the files, under the names that they have."""
         for piece in self._all:
             piece.close()
+        self._hashing.close()
 
 
-def _refuse_pieces(path: Path) -> None:
-    """Raise `UsageError` where the folder has pieces of that name: they would be taken for ours."""
+class _Digests:
+    """The digests of bytes that are cut into pieces of one size."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._done: List[str] = []
+        """Of the pieces that are full."""
+        self._hash = hashlib.sha256()
+        self._filled = 0
+        self._before = (0, self._hash, 0)
+
+    def update(self, view: memoryview) -> None:
+        """Take more bytes."""
+        self._before = (len(self._done), self._hash.copy(), self._filled)
+        while view:
+            part = view[: self._size - self._filled]
+            self._hash.update(part)
+            self._filled += len(part)
+            view = view[len(part) :]
+            if self._filled == self._size:
+                self._done.append(self._hash.hexdigest())
+                self._hash, self._filled = hashlib.sha256(), 0
+
+    def undo(self) -> None:
+        """Forget what came last."""
+        count, self._hash, self._filled = self._before
+        del self._done[count:]
+
+    def found(self) -> List[Tuple[int, str]]:
+        """Give the size and the digest of each piece; there is one at least."""
+        found = [(self._size, sha256) for sha256 in self._done]
+        if self._filled or not found:
+            found.append((self._filled, self._hash.hexdigest()))
+        return found
+
+
+def check(path: Path, size: int, expected: int) -> None:
+    """Raise `UsageError` where there would be too many pieces, or where the folder has some of that name.
+
+    Those would be taken for ours.
+    """
+    if size < SMALLEST:
+        raise UsageError(f"pieces of {size} bytes are too small; the least is {SMALLEST >> 20} MiB")
+    if expected > MOST * size:
+        least = -(-expected // MOST // SMALLEST)
+        raise UsageError(f"there would be more than {MOST} pieces; make them {least} MiB at least")
     name = re.compile(re.escape(path.name) + r"\.[0-9]{3}(\.part)?")
     with contextlib.suppress(OSError):  # creating the first one will tell why
         for entry in sorted(path.parent.iterdir()):

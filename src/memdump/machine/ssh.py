@@ -115,6 +115,11 @@ class SshSource(Source):
                 return _later(self._clocks[0], time.monotonic_ns() - self._clocks[1])
             return self._clocks[0]
 
+    def broken(self) -> int:
+        """Give the bytes of its memory that have a hardware error; raises `MemdumpError`."""
+        with self._lock:
+            return self._questions.now().count("broken")
+
     def close(self) -> None:
         """End the connection, and with it the far end."""
         self._session.close()

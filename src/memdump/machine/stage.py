@@ -9,7 +9,6 @@ sweep; the image still has its addresses in ascending order, which some readers 
 import array
 from typing import (
     Callable,
-    Dict,
     Iterable,
     Iterator,
     List,
@@ -22,6 +21,7 @@ from typing import (
 )
 
 from memdump.machine import pageflags, pieces
+from memdump.machine.buffers import LINE, page_aligned
 from memdump.machine.source import Range, Source
 
 BUDGET = 40 << 20
@@ -31,13 +31,17 @@ _SHARE = 64
 _FLAGS_AT_ONCE = 64 << 20
 """Bytes of memory whose flags are asked for at once; a remote source answers each question after a while."""
 
+_NUMBER = 8
+"""Bytes of each number behind a copy: the address and size of each run, and their count."""
+_SPILLED, _PACKED = 1, 2
+
 Codec = Callable[[Union[bytes, memoryview]], bytes]
 
 
 class Spill(Protocol):
     """Where copies go that find no room in memory."""
 
-    def put(self, data: bytes) -> int:
+    def put(self, data: Union[bytes, memoryview]) -> int:
         """Keep ``data`` and tell where; raises ``OSError`` where it cannot."""
 
     def get(self, place: int, size: int) -> bytes:
@@ -71,11 +75,12 @@ class Stage:
         self._spill = spill
         self._used = 0
         self._budget = min(BUDGET, memory // _SHARE)
+        self._memory: Optional[memoryview] = None
         # A machine of a terabyte has half a million blocks: arrays take the room of their numbers only.
         self._blocks = array.array("Q")
         self._sizes = array.array("Q")
         self._places = array.array("Q")
-        self._memory: Dict[int, bytes] = {}
+        self._kinds = array.array("B")
         self._next = 0
 
     def sweep(self, source: Source, blocks: Iterable[Range], stop: Callable[[], object]) -> None:
@@ -84,14 +89,16 @@ class Stage:
         Ends early where ``stop`` gives something.  Raises ``OSError`` where the source does not tell what its
         pages are.
         """
-        buffer = memoryview(bytearray(pieces.BLOCK))
+        scratch = page_aligned(pieces.BLOCK + _NUMBER * (2 * pieces.BLOCK // self._page_size + 1))
+        # Memory that is asked for only when it is needed makes the kernel change what is being read.
+        self._memory = page_aligned(max(self._budget, LINE), populated=True)
         for group in _groups(blocks, _FLAGS_AT_ONCE):
             if stop():
                 return
             chosen = list(self._choose(source, group))
             source.expect([run for _, runs in chosen for run in runs])
             for block, runs in chosen:
-                self._take(source, block, runs, buffer)
+                self._take(source, block, runs, scratch)
 
     def _choose(self, source: Source, group: Sequence[Range]) -> Iterator[Tuple[Range, List[Range]]]:
         """Give the blocks of the group that have kernel pages, and the runs of these."""
@@ -103,41 +110,56 @@ class Stage:
             if runs:
                 yield block, runs
 
-    def _take(self, source: Source, block: Range, runs: Sequence[Range], buffer: memoryview) -> None:
+    def _take(self, source: Source, block: Range, runs: Sequence[Range], scratch: memoryview) -> None:
+        size = sum(run.size for run in runs) + _NUMBER * (2 * len(runs) + 1)
+        data = self._room(size) or scratch
         filled = 0
-        kept: List[Range] = []
+        kept = array.array("Q")
         for run in runs:
-            data = buffer[filled : filled + run.size]
             # What cannot be read now is tried once more in its turn, and counts then.
-            if not pieces.read_block(source, run.start, data, self._page_size):
-                kept.append(run)
+            if not pieces.read_block(source, run.start, data[filled : filled + run.size], self._page_size):
+                kept.extend(run)
                 filled += run.size
         if kept:
-            head = array.array("Q", [len(kept), *(number for run in kept for number in run)])
-            stored = self._store(block.start, head.tobytes() + buffer[:filled])
+            kept.append(len(kept) // 2)
+            end = filled + _NUMBER * len(kept)
+            data[filled:end] = memoryview(kept).cast("B")
+            stored = self._store(block.start, data[:end], data is not scratch)
             self.taken += filled if stored else 0
             self.left += 0 if stored else filled
 
-    def _store(self, address: int, copy: bytes) -> bool:
-        packed = self._packing is not None and self._used > self._budget // 2
-        if self._packing is not None and packed:
-            copy = self._packing.pack(copy)
-        copy = (b"z" if packed else b"-") + copy
-        place = len(self._blocks)
-        if self._used + len(copy) <= self._budget:
-            self._used += len(copy)
-            self._memory[address] = copy
+    def _room(self, size: int) -> Optional[memoryview]:
+        """Give the place for a copy in memory, unless it should be packed first, or there is none."""
+        if self._memory is None or self._is_to_be_packed():
+            return None
+        return self._memory[self._used : self._used + size] if self._used + size <= self._budget else None
+
+    def _is_to_be_packed(self) -> bool:
+        return self._packing is not None and self._used > self._budget // 2
+
+    def _store(self, address: int, copy: memoryview, in_place: bool) -> bool:
+        """Keep a copy, which may stand in its place in memory already; false if there is no room for it."""
+        kind, place = 0, self._used
+        packed: Union[bytes, memoryview] = copy
+        if self._packing is not None and not in_place and self._is_to_be_packed():
+            packed, kind = self._packing.pack(copy), _PACKED
+        size = len(packed)
+        if self._memory is not None and self._used + size <= self._budget:
+            if not in_place:
+                self._memory[place : place + size] = packed
+            self._used += -(-size // LINE) * LINE
         else:
-            spilled = self._put_away(copy)
+            spilled = self._put_away(packed)
             if spilled is None:
                 return False
-            place = spilled
+            kind, place = kind | _SPILLED, spilled
         self._blocks.append(address)
-        self._sizes.append(len(copy))
+        self._sizes.append(size)
         self._places.append(place)
+        self._kinds.append(kind)
         return True
 
-    def _put_away(self, copy: bytes) -> Optional[int]:
+    def _put_away(self, copy: Union[bytes, memoryview]) -> Optional[int]:
         if self._spill is None:
             return None
         try:
@@ -148,18 +170,17 @@ class Stage:
     def overlay(self, address: int, data: memoryview) -> List[Range]:
         """Put the early copies into the block that begins at ``address``, and tell where they are.
 
-        Blocks must come in the order of the sweep; each copy is given up when it is used.
+        Blocks must come in the order of the sweep.
         """
         while self._next < len(self._blocks) and self._blocks[self._next] < address:
-            self._memory.pop(self._blocks[self._next], None)
             self._next += 1
         if self._next == len(self._blocks) or self._blocks[self._next] != address:
             return []
         copy = memoryview(self._get(self._next))
         self._next += 1
-        (count,) = array.array("Q", copy[:8].tobytes())
-        numbers = array.array("Q", copy[8 : 8 + 16 * count].tobytes())
-        done = 8 + 16 * count
+        (count,) = array.array("Q", copy[-_NUMBER:].tobytes())
+        numbers = array.array("Q", copy[-_NUMBER * (2 * count + 1) : -_NUMBER].tobytes())
+        done = 0
         runs = [Range(*pair) for pair in zip(numbers[::2], numbers[1::2])]  # noqa: B905
         for run in runs:
             inside = run.start - address
@@ -167,17 +188,19 @@ class Stage:
             done += run.size
         return runs
 
-    def _get(self, index: int) -> bytes:
-        copy = self._memory.pop(self._blocks[index], None)
-        if copy is None:
+    def _get(self, index: int) -> Union[bytes, memoryview]:
+        kind, place, size = self._kinds[index], self._places[index], self._sizes[index]
+        copy: Union[bytes, memoryview]
+        if kind & _SPILLED:
             assert self._spill is not None
-            copy = self._spill.get(self._places[index], self._sizes[index])
+            copy = self._spill.get(place, size)
         else:
-            self._used -= len(copy)
-        if copy[:1] == b"-":
-            return copy[1:]
+            assert self._memory is not None
+            copy = self._memory[place : place + size]
+        if not kind & _PACKED:
+            return copy
         assert self._packing is not None
-        return self._packing.unpack(copy[1:])
+        return self._packing.unpack(copy)
 
 
 def _groups(blocks: Iterable[Range], size: int) -> Iterator[List[Range]]:

@@ -34,7 +34,6 @@ class TcpDestination(Destination):
 
     def _introduce(self, options: Options) -> str:
         assert self._wire
-        self._wire.send_magic()
         hello = {
             "name": options.name,
             "layers": list(options.layers),
@@ -42,8 +41,15 @@ class TcpDestination(Destination):
             "exact": options.exact,
             "reserve": options.reserve,
         }
-        self._send(wire.HELLO, wire.pack(hello))
-        name: str = wire.unpack(self._hear(wire.READY), self._peer, name=str)["name"]
+        try:
+            self._wire.send_magic()
+            self._send(wire.HELLO, wire.pack(hello))
+            ready = self._hear(wire.READY)
+        except wire.Broken as error:
+            if options.tls or options.tls_ca or options.tls_cert:
+                raise
+            raise wire.Broken(f"{error}; if it listens with TLS, add --tls-ca FILE") from None
+        name: str = wire.unpack(ready, self._peer, name=str)["name"]
         if not name or "/" in name or "\0" in name:  # it may name a file here, see `attach`
             raise MemdumpError(f"{self._peer}: sent what memdump does not understand")
         return name

@@ -50,6 +50,9 @@ class Identity:
             _from(self.ca, lambda: context.load_verify_locations(self.ca))
         if self.cert is not None:
             files = self.cert if self.key is None else f"{self.cert}, {self.key}"
+            text = _from(self.cert, Path(self.cert).read_bytes)
+            if self.key is None and b"BEGIN CERTIFICATE" in text and b"PRIVATE KEY" not in text:
+                raise UsageError(f"{self.cert}: holds no private key; add --tls-key FILE")
             _from(files, lambda: context.load_cert_chain(str(self.cert), self.key))
         return context
 

@@ -206,6 +206,8 @@ def reason(error: OSError) -> str:
         return "does not answer"
     if isinstance(error, (BrokenPipeError, ConnectionResetError)):
         return "the other side closed the connection"
+    if getattr(error, "reason", None) == "WRONG_VERSION_NUMBER":
+        return "speaks no TLS"
     if hasattr(error, "library"):  # an ssl.SSLError, whose strerror names a line of C
         return f"TLS: {(getattr(error, 'reason', None) or str(error)).replace('_', ' ').lower()}"
     return error.strerror or str(error) or type(error).__name__

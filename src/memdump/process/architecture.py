@@ -145,7 +145,7 @@ I386 = Architecture(
         " recvfrom 371 recvmsg 372 io_pgetevents 385 io_pgetevents_time64 416 recvmmsg_time64 417"
         " semtimedop_time64 420 rt_sigtimedwait_time64 421 io_uring_enter 426 epoll_pwait2 441"
     ),
-    more=(),
+    more=((NT_FPREGSET, "CORE"), (0x46E62B7F, "LINUX"), (0x202, "LINUX")),  # NT_PRXFPREG, NT_X86_XSTATE
     bits=32,
 )
 # Registers: kernel, arch/x86/include/asm/user_64.h; numbers: arch/x86/entry/syscalls/syscall_64.tbl.
@@ -182,7 +182,7 @@ ARM = Architecture(
     arguments=(0, 1, 2, 3, 4, 5),
     original=None,  # as below
     numbers={},
-    more=(),
+    more=((0x400, "LINUX"), (0x401, "LINUX")),  # NT_ARM_VFP, NT_ARM_TLS
     bits=32,
 )
 # Registers: kernel, arch/arm64/include/uapi/asm/ptrace.h; numbers: include/uapi/asm-generic/unistd.h.

@@ -50,9 +50,8 @@ class Thread(NamedTuple):
     registers: bytes
     more: tuple[tuple[int, str, bytes], ...]
     """The other sets: type and owner of the note, content."""
-    information: bytes
-    """The ``siginfo_t`` of what had stopped it; zeros where it was running."""
     signal: int
+    """What had stopped it; 0 where it was running."""
     blocked: int
     """Signals, as bits."""
 
@@ -117,6 +116,10 @@ class Capture:
             self._instructions = self._find()
             self._waited_in = {tid: rescue.waits_in(tid) for tid in proc.threads(self.pid)[:_LOOKED_AT]}
 
+    def becomes(self, wanted: Wanted) -> None:
+        """Say what is wanted of a process that stands already."""
+        self._wanted, self._mode = wanted, wanted.mode
+
     def attach(self) -> None:
         """Attach to all threads, which run on."""
         while self._threads.seize():
@@ -138,14 +141,17 @@ class Capture:
         self._since = time.monotonic_ns()
         self._threads.interrupt()
 
+    def settle(self, patience: float) -> None:
+        """Wait until they stand; raises `Gone` where none is left, and `Busy`."""
+        self._threads.settle(patience)
+        if not self._threads.standing:
+            raise Gone(f"process {self._wanted.pid} has ended")
+
     def take(self, buffer: mmap.mmap, used: int) -> int:
-        """Wait until they stand, and take what there is to take.
+        """Take what there is to take while all threads stand.
 
         ``used`` bytes of the buffer are taken already; gives how many are then.
         """
-        self._threads.settle()
-        if not self._threads.standing:
-            raise Gone(f"process {self._wanted.pid} has ended")
         first = self._first()
         self._taken = _Taken(
             threads=tuple(self._thread(tid, found) for tid, found in self._in_order()),
@@ -178,11 +184,10 @@ class Capture:
 
     def _thread(self, tid: int, found: Standing) -> Thread:
         more = []
-        for kind, owner in self._architecture.more:
+        for kind, owner in self._architecture.of(found.registers).more:
             with contextlib.suppress(OSError):  # a set that this processor has not
                 more.append((kind, owner, ptrace.registers(tid, kind)))
-        information = ptrace.signal_info(tid) if found.signal else bytes(ptrace.SIGINFO)
-        return Thread(tid, found.registers, tuple(more), information, found.signal, ptrace.blocked(tid))
+        return Thread(tid, found.registers, tuple(more), found.signal, ptrace.blocked(tid))
 
     def copy(self) -> None:
         """In ``fork`` mode have the process make its copy; where it cannot, the mode becomes ``freeze``."""
@@ -223,12 +228,9 @@ class Capture:
             return None
 
     def _has_room(self, found: Standing) -> bool:
-        """Whether a thread can find back and its stack has room for that.
-
-        One that executes code of 32 bits has other registers.
-        """
+        """Whether a thread, in native code, can find back and its stack has room for that."""
         known, instructions = self._architecture, self._instructions
-        if instructions is None or instructions.back is None or len(found.registers) != 8 * known.words:
+        if instructions is None or instructions.back is None:
             return False
         return rescue.has_room(self._mappings, known.unpack(found.registers)[known.sp])
 
@@ -263,9 +265,10 @@ class Capture:
     def go_on(self) -> None:
         """Let the process run on, unless it is to stand while it is read."""
         if self._mode != FREEZE:
-            self._release()
+            self.release()
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Let all threads that stand run on."""
         if self._threads.standing:
             self._threads.release()
             self.pauses.append(time.monotonic_ns() - self._since)
@@ -292,6 +295,10 @@ class Capture:
             self._rescue.remove_from(self._child)
         with contextlib.suppress(OSError), open(f"/proc/{self._child}/oom_score_adj", "w") as file:  # noqa: PTH123
             file.write("1000")
+        # Killed for that it has to be gone at once: while its last pages are being freed, the kernel may look
+        # for another one to kill, which would be the process.
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(self._child, os.SCHED_RR, os.sched_param(1))
         with contextlib.suppress(OSError):
             # It shared the files; with this it has a table of its own, with nothing in it.
             inject.call(
@@ -309,7 +316,7 @@ class Capture:
 
     def end(self) -> str | None:
         """Leave nothing behind; gives what could not be done, if anything."""
-        self._release()
+        self.release()
         child, self._child = self._child, None
         if child is None:
             return None
@@ -328,7 +335,13 @@ class Capture:
             return None  # the process has ended, and whoever has inherited the copy reaps it
         filtered = False
         for tid in proc.threads(self._wanted.pid):
-            if proc.status(tid).number("Seccomp"):
+            try:
+                found = proc.status(tid)
+            except OSError:
+                continue
+            if found.state in "ZX":  # the main thread, which ended before the others
+                continue
+            if found.number("Seccomp"):
                 filtered = True
                 continue
             threads = Threads(self._wanted.pid, self._architecture)
@@ -417,13 +430,11 @@ def _in_sequence(tid: int) -> bool:
     area = ptrace.rseq_area(tid)
     if not area:
         return False
-    memory = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.pread(memory, 8, area + _RSEQ_CS) != bytes(8)
-    except OSError:
-        return True
-    finally:
-        os.close(memory)
+    with _memory(tid) as memory:
+        try:
+            return os.pread(memory, 8, area + _RSEQ_CS) != bytes(8)
+        except OSError:
+            return True
 
 
 def _why_no_copy(number: int) -> str:

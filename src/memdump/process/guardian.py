@@ -12,20 +12,27 @@ import gc
 import mmap
 import os
 import signal
-from typing import TYPE_CHECKING, Any, NamedTuple
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from memdump.errors import MemdumpError, NotPermitted
-from memdump.process import architecture, channel
-from memdump.process.capture import Capture, Captured, Wanted
+from memdump.process import architecture, channel, refusal
+from memdump.process.capture import LIVE, Capture, Captured, Gone, Wanted
+from memdump.process.threads import PATIENCE, Busy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from memdump.process.channel import Channel
+    from memdump.process.target import Target
 
 EARLY = 16 << 20
 """Bytes that are read while the processes stand, at most: a few milliseconds."""
+_TRIES, _BETWEEN, _PATIENCE = 10, 0.005, 0.02
+"""To stop several processes, should one not stop because of another; seconds between, and for each try."""
+_ROUNDS = 16
+"""Of looking for processes that were begun before those stood that begin them."""
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGPIPE)
 _NULL = "/dev/null"
 
@@ -40,11 +47,44 @@ class Ended(NamedTuple):
     """What could not be taken back."""
 
 
+class Held(NamedTuple):
+    """The processes at their instant."""
+
+    captured: list[Captured]
+    ended: list[int]
+    """Those that had ended before."""
+    joined: list[Target]
+    """Those that were found only while the others were being stopped."""
+    whole: bool
+    """Whether no more were to be found."""
+
+
+class Found(NamedTuple):
+    """What a look at the processes has found."""
+
+    pids: list[int]
+    settled: bool
+    """Whether all that were seen for the first time were alive.
+
+    One that has ended may have begun another one just before, which was not seen.
+    """
+
+
+class Others(Protocol):
+    """Where processes are found that belong to those that are wanted (`members.Members`)."""
+
+    def find(self, *, everywhere: bool) -> Found:
+        """Look for those that were not given before; ``everywhere``: among all, not the latest ones only."""
+
+    def look(self, pid: int, *, stands: bool) -> tuple[Target, Wanted]:
+        """Tell what is wanted of one; raises `Gone` and others."""
+
+
 class Guardian:
     """The guardian of some processes; use it in a ``with`` block, which ends it."""
 
-    def __init__(self, wanted: Sequence[Wanted]) -> None:
-        """Start it; it waits for `hold`."""
+    def __init__(self, wanted: Sequence[Wanted], others: Others | None = None) -> None:
+        """Start it; it waits for `hold`, and then looks for others."""
         self._early = mmap.mmap(-1, EARLY)  # shared with the guardian, untouched until it is used
         self._known = architecture.this()
         ours, its = channel.pair()
@@ -52,13 +92,13 @@ class Guardian:
         self._ended: dict[int, Ended] = {}
         self._pid = os.fork()
         if not self._pid:
-            _guard(its, wanted, self._early, self._known)
+            _guard(its, _Set(wanted, others, self._known), self._early)
         its.close()
 
-    def hold(self) -> list[Captured]:
-        """Take all processes at one instant; raises what kept the guardian from it."""
+    def hold(self) -> Held:
+        """Take all processes at one instant; raises what kept the guardian from it, or `Gone`."""
         self._channel.send(None)
-        found: list[Captured] = self._answer()
+        found: Held = self._answer()
         return found
 
     def early(self, at: int, size: int) -> memoryview:
@@ -92,14 +132,12 @@ class Guardian:
             os.waitpid(self._pid, 0)
 
 
-def _guard(
-    its: Channel, wanted: Sequence[Wanted], early: mmap.mmap, known: architecture.Architecture
-) -> None:
+def _guard(its: Channel, held: _Set, early: mmap.mmap) -> None:
     """Be the guardian; never returns."""
     status = 1
     try:
         _leave(its)
-        _serve(its, [Capture(one, known) for one in wanted], early)
+        _serve(its, held, early)
         status = 0
     except (OSError, EOFError):
         pass
@@ -127,11 +165,12 @@ def _leave(its: Channel) -> None:
     os.closerange(its.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
 
 
-def _serve(its: Channel, captures: list[Capture], early: mmap.mmap) -> None:
+def _serve(its: Channel, held: _Set, early: mmap.mmap) -> None:
     """Hold the processes from the first message on, and let go of each that a message names."""
     its.receive()
+    captures = held.captures
     try:
-        its.send(_hold(captures, early))
+        its.send(held.hold(early))
         while captures:
             pid = its.receive()
             (chosen,) = (one for one in captures if one.pid == pid)
@@ -152,25 +191,126 @@ def _end(capture: Capture) -> Ended:
     return Ended(capture.pid, tuple(capture.pauses), left)
 
 
-def _hold(captures: Sequence[Capture], early: mmap.mmap) -> list[Captured]:
-    for one in captures:
-        one.prepare()
-    for one in captures:
-        one.attach()
-    try:
-        for one in captures:
+class _Set:
+    """The processes that are to stand at one instant."""
+
+    def __init__(
+        self, wanted: Sequence[Wanted], others: Others | None, known: architecture.Architecture
+    ) -> None:
+        self.captures = [Capture(one, known) for one in wanted]
+        """All that there are until now, and have not ended."""
+        self._others = others
+        self._known = known
+        self._strangers: list[Capture] = []
+        """Those that were found when the others stood; nobody has looked at them yet."""
+        self._joined: list[Target] = []
+        self._ended: list[int] = []
+
+    def hold(self, early: mmap.mmap) -> Held:
+        """Take them; leaves those standing that are read so."""
+        self._meet()
+        for one in self.captures:
+            one.prepare()
+        try:
+            whole = self._stop()
+            self._each(self._look_at)
+            used = 0
+
+            def take(one: Capture) -> None:
+                nonlocal used
+                used = one.take(early, used)
+
+            self._each(take)
+            self._each(Capture.copy)
+        finally:
+            for one in self.captures:
+                one.go_on()
+        for one in self.captures:
+            one.prepare_copy()
+        if not self.captures:
+            raise Gone(f"process {self._ended[0]} has ended" if self._ended else "all of them have ended")
+        taken = [one.captured() for one in self.captures]
+        there = {one.pid for one in taken}
+        joined = [one for one in self._joined if one.pid in there]
+        return Held(taken, self._ended, joined, whole)
+
+    def _meet(self) -> None:
+        """Look for others that came while the first ones were being looked at."""
+        for pid in self._others.find(everywhere=True).pids if self._others else ():
+            assert self._others
+            with contextlib.suppress(Gone, refusal.Missing):
+                found, wanted = self._others.look(pid, stands=False)
+                self._joined.append(found)
+                self.captures.append(Capture(wanted, self._known))
+
+    def _stop(self) -> bool:
+        """Stop all; whether no others were to be found in the end.
+
+        A process that has just begun another one (``vfork``) does not stop before that one goes on, which may
+        stand already.
+        """
+        for _ in range(_TRIES):
+            with contextlib.suppress(Busy):
+                return self._try_to_stop(_PATIENCE)
+            for one in self.captures:
+                one.release()
+            if len(self.captures) == 1:
+                break
+            time.sleep(_BETWEEN)
+        return self._try_to_stop(PATIENCE)
+
+    def _try_to_stop(self, patience: float) -> bool:
+        self._stop_these(self.captures, patience)
+        for _ in range(_ROUNDS):
+            if self._others is None:
+                return True
+            pids, settled = self._others.find(everywhere=False)
+            if settled and not pids:
+                return True
+            # What is wanted of them is found out when they cannot begin any more.
+            new = [Capture(Wanted(pid, LIVE), self._known) for pid in pids]
+            self.captures += new
+            self._strangers += new
+            self._stop_these(new, patience)
+        return False
+
+    def _stop_these(self, captures: Sequence[Capture], patience: float) -> None:
+        these, busy = list(captures), []
+        for one in these:
+            one.attach()
+        for one in these:
             one.stop()
-        used = 0
-        for one in captures:
-            used = one.take(early, used)
-        for one in captures:
-            one.copy()
-    finally:
-        for one in captures:
-            one.go_on()
-    for one in captures:
-        one.prepare_copy()
-    return [one.captured() for one in captures]
+
+        def settle(one: Capture) -> None:
+            try:
+                one.settle(patience)
+            except Busy as error:
+                busy.append(error)  # the others are let go only once they stand
+
+        self._each(settle, these)
+        if busy:
+            raise busy[0]
+
+    def _look_at(self, one: Capture) -> None:
+        if one not in self._strangers:
+            return
+        assert self._others
+        found, wanted = self._others.look(one.pid, stands=True)
+        self._joined.append(found)
+        one.becomes(wanted)
+        one.prepare()
+
+    def _each(self, step: Callable[[Capture], None], captures: Sequence[Capture] | None = None) -> None:
+        """Take a step with each; those that have ended are no more among them then."""
+        for one in list(self.captures if captures is None else captures):
+            try:
+                step(one)
+            except (Gone, ProcessLookupError, FileNotFoundError):
+                self.captures.remove(one)
+                one.end()
+                # Nobody has heard of a stranger, nor needs to.
+                if one not in self._strangers:
+                    self._ended.append(one.pid)
 
 
 def _plain(error: Exception) -> MemdumpError:

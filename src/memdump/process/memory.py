@@ -8,21 +8,16 @@ import contextlib
 import os
 import re
 import sys
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.errors import MemdumpError
-from memdump.machine import pieces
 from memdump.machine.host import PAGE_SIZE
-from memdump.machine.pipeline import Block
 from memdump.machine.source import Range, Source
 from memdump.process import populated
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Sequence
 
-_SMALL = 256 << 10
-"""Bytes of a block that fits into a processor's own cache."""
 _ENTRY = 8
 _LAST_BYTE = _ENTRY - 1 if sys.byteorder == "little" else 0
 """Of an entry of pagemap; its upper three bits say: in memory, in swap, a file's."""
@@ -131,31 +126,3 @@ class CapturedMemory(Source):
 
     def close(self) -> None:
         """Do nothing: what is held is its holder's."""
-
-
-class InTurn:
-    """Reads blocks that are written at once, when nothing else is to be done with them.
-
-    That needs no second thread: a small block is still in the processor's cache when it is written.
-    """
-
-    def __init__(self, source: Source, ranges: Sequence[Range], page_size: int) -> None:
-        self.seconds = 0.0
-        """Time spent reading."""
-        self.unreadable: list[Range] = []
-        """The pages that could not be read so far, neighbours joined."""
-        self._source = source
-        self._ranges = ranges
-        self._page_size = page_size
-
-    def blocks(self) -> Generator[Block, None, None]:
-        """Yield the blocks in order; each is valid until the next is asked for."""
-        buffer = memoryview(bytearray(_SMALL))
-        for found in self._ranges:
-            for address in range(found.start, found.end, _SMALL):
-                data = buffer[: min(_SMALL, found.end - address)]
-                start = time.monotonic()
-                for lost in pieces.read_block(self._source, address, data, self._page_size):
-                    pieces.add(self.unreadable, lost)
-                self.seconds += time.monotonic() - start
-                yield Block(address, data)

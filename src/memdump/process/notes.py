@@ -26,6 +26,8 @@ _END = 0
 _NAME, _ARGUMENTS = 16, 80
 _OVERFLOW = 65534
 """Stands for a user or group whose number is too large for 16 bits."""
+_SIGINFO = 128
+"""Bytes of a ``siginfo_t``, of zeros: of what stops a process the kernel keeps none, and nothing ended it."""
 _TIMES = 8
 """Of the thread and of its children that have ended: seconds and microseconds, four times."""
 
@@ -63,13 +65,13 @@ def notes(found: Captured, owner: Owner, mappings: Sequence[Mapping], bits: int 
     parts = [
         _status(form, found, first),
         _note(NT_PRPSINFO, _process(form, found, owner)),
-        _information(form, first),
+        _note(NT_SIGINFO, bytes(_SIGINFO)),
         _note(NT_AUXV, _auxiliary(form, found.auxv)),
         _note(NT_FILE, _files(form, mappings)),
         _more(first),
     ]
     for thread in others:
-        parts += [_status(form, found, thread), _information(form, thread), _more(thread)]
+        parts += [_status(form, found, thread), _note(NT_SIGINFO, bytes(_SIGINFO)), _more(thread)]
     return b"".join(parts)
 
 
@@ -99,14 +101,6 @@ def _status(form: _Form, found: Captured, thread: Thread) -> bytes:
     )
     has_floating_point = struct.pack(form.behind, 1)
     return _note(NT_PRSTATUS, content + thread.registers + has_floating_point)
-
-
-def _information(form: _Form, thread: Thread) -> bytes:
-    """Make the ``siginfo_t``, of which that of 32 bits has no gap behind its first three numbers."""
-    content = thread.information
-    if form is _FORMS[32]:
-        content = (content[:12] + content[16:]).ljust(len(content), b"\0")
-    return _note(NT_SIGINFO, content)
 
 
 def _more(thread: Thread) -> bytes:

@@ -81,6 +81,8 @@ class Stat(NamedTuple):
     stime: int
     started: int
     """Ticks after boot, which with the pid tells a process from all others."""
+    exit_signal: int
+    """What its parent gets when it ends."""
 
 
 def stat(pid: int) -> Stat:
@@ -101,7 +103,17 @@ def stat(pid: int) -> Stat:
         stime=numbers[11],
         nice=numbers[15],
         started=numbers[18],
+        exit_signal=numbers[34],
     )
+
+
+def living(pid: int) -> int:
+    """Give a thread that knows of the process's memory: the main one, unless it ended before the others."""
+    for tid in (pid, *threads(pid)):
+        with contextlib.suppress(OSError, ValueError):
+            if stat(tid).state not in "ZX":
+                return tid
+    return pid
 
 
 def comm(pid: int) -> str:

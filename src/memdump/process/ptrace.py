@@ -17,14 +17,13 @@ TRACE_SYSCALLS, TRACE_CLONE, TRACE_KILL = 0x1, 0x8, 0x100000
 EVENT_CLONE, EVENT_STOP = 3, 128
 
 _CONT, _DETACH, _SYSCALL = 7, 17, 24
-_SETOPTIONS, _GETEVENTMSG, _GETSIGINFO = 0x4200, 0x4201, 0x4202
+_SETOPTIONS, _GETEVENTMSG = 0x4200, 0x4201
 _GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT = 0x4204, 0x4205, 0x4206, 0x4207
 _GETSIGMASK, _SETSIGMASK, _GET_RSEQ = 0x420A, 0x420B, 0x420F
 SIGTRAP = int(signal.SIGTRAP)
 _WALL = 0x40000000
 _LARGEST_SET = 16 << 10
 """Bytes of a set of registers; AMX makes the largest one, 11 KB."""
-SIGINFO = 128
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PTRACE = _LIBC.ptrace
 _PTRACE.restype = ctypes.c_long
@@ -95,13 +94,6 @@ def event_message(tid: int) -> int:
     value = ctypes.c_ulong()
     _call(_GETEVENTMSG, tid, 0, ctypes.addressof(value))
     return value.value
-
-
-def signal_info(tid: int) -> bytes:
-    """Give the ``siginfo_t`` of the signal that a thread stopped for."""
-    info = ctypes.create_string_buffer(SIGINFO)
-    _call(_GETSIGINFO, tid, 0, ctypes.addressof(info))
-    return info.raw
 
 
 def registers(tid: int, kind: int) -> bytes:

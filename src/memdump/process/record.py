@@ -24,6 +24,16 @@ FORMAT = "elf-core"
 SOURCE = "process"
 
 
+class Together(NamedTuple):
+    """The set of processes that were taken at one instant."""
+
+    pids: list[int]
+    ended: list[int]
+    """Those that were looked at, and had ended by then."""
+    whole: bool
+    """Whether all of a group's processes are in it, as far as can be told."""
+
+
 class Recorded(NamedTuple):
     """The manifest of a core."""
 
@@ -60,6 +70,7 @@ def record(
     found: Core,
     taken: Taken,
     ended: Ended,
+    together: Together,
 ) -> Recorded:
     """Put the manifest together, as far as it is known before the core is closed."""
     facts = Manifest(
@@ -88,10 +99,12 @@ def record(
         not_taken=taken.not_taken,
         pauses=[pause / 1e9 for pause in ended.pauses],
     )
-    return Recorded(facts, _process(target, captured, found, ended))
+    return Recorded(facts, _process(target, captured, found, ended, together))
 
 
-def _process(target: Target, captured: Captured, found: Core, ended: Ended) -> dict[str, Any]:
+def _process(
+    target: Target, captured: Captured, found: Core, ended: Ended, together: Together
+) -> dict[str, Any]:
     return {
         "pid": captured.pid,
         "name": captured.stat.comm.decode("utf-8", "backslashreplace"),
@@ -106,6 +119,7 @@ def _process(target: Target, captured: Captured, found: Core, ended: Ended) -> d
         "live": _pairs(found.live),
         "read_in_the_stop": _pairs(found.read_early),
         "left_behind": ended.left,
+        "together": together._asdict(),
     }
 
 

@@ -14,12 +14,16 @@ _YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 _CAPABILITY = "root, or anybody with CAP_SYS_PTRACE, may"
 
 
+class Missing(UsageError):
+    """There is no such process, or no more."""
+
+
 def check(pid: int) -> None:
     """Refuse what is no process, has no memory, or may not be read, with the reason."""
     try:
         stat, status = proc.stat(pid), proc.status(pid)
     except OSError:
-        raise UsageError(f"there is no process {pid}") from None
+        raise Missing(f"there is no process {pid}") from None
     leader = status.number("Tgid")
     if leader != pid:
         raise UsageError(f"{pid} is a thread of process {leader}: name that one")
@@ -30,15 +34,15 @@ def check(pid: int) -> None:
             f"process {pid} ({_name(stat)}) is a thread of the kernel and has no memory of its own:"
             " 'memdump acquire' takes the kernel's"
         )
-    if has_ended(pid):
-        raise UsageError(f"process {pid} ({_name(stat)}) has ended (a zombie): its memory is gone")
+    if stat.state in "ZX" and not _others_run(pid):
+        raise Missing(f"process {pid} ({_name(stat)}) has ended (a zombie): its memory is gone")
     tracer = status.number("TracerPid")
     if tracer:
         raise traced(pid, tracer)
     try:
         os.close(os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC))
     except PermissionError:
-        raise not_permitted(pid, status) from None
+        raise not_permitted(pid) from None
     except OSError as error:
         if not isinstance(error, (FileNotFoundError, ProcessLookupError)):
             raise MemdumpError(f"process {pid}: its memory cannot be opened: {error.strerror}") from None
@@ -49,6 +53,14 @@ def has_ended(pid: int) -> bool:
     return proc.stat(pid).state in "ZX" and not _others_run(pid)
 
 
+def is_copy(pid: int) -> bool:
+    """Whether a process is a copy that another run of memdump holds; raises ``OSError``.
+
+    It is traced, and tells nobody when it ends.
+    """
+    return not proc.stat(pid).exit_signal and bool(proc.status(pid).number("TracerPid"))
+
+
 def traced(pid: int, tracer: int) -> NotPermitted:
     """Say that another debugger is there already."""
     return NotPermitted(
@@ -57,9 +69,12 @@ def traced(pid: int, tracer: int) -> NotPermitted:
     )
 
 
-def not_permitted(pid: int, status: proc.Status) -> NotPermitted:
+def not_permitted(pid: int) -> MemdumpError:
     """Say what keeps this user from a process, and what would permit it (``ptrace(2)``)."""
-    owner, own = status.number("Uid"), os.geteuid()
+    try:
+        owner, own = proc.status(pid).number("Uid"), os.geteuid()
+    except OSError:
+        return Missing(f"there is no process {pid}")
     if own == 0:
         return NotPermitted(
             f"process {pid}: not permitted to root here: CAP_SYS_PTRACE is missing, or a security module is"

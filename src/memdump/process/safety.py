@@ -50,12 +50,14 @@ class Company:
         self._by_user: dict[int, Need] = {}
         self._by_folder: dict[Path, Need] = {}
         for pid in pids:
-            try:
-                self._add(pid, proc.status(pid))
-            except OSError:
-                continue
+            self.include(pid)
 
-    def _add(self, pid: int, status: proc.Status) -> None:
+    def include(self, pid: int) -> None:
+        """Add a process, which may have ended."""
+        try:
+            status = proc.status(proc.living(pid))
+        except OSError:
+            return
         private = status.number("VmData") + status.number("VmStk")
         one = Need(1, status.number("RssAnon") << 10, private << 10)
         uid = status.number("Uid")
@@ -111,7 +113,7 @@ def _filter(pid: int) -> str | None:
 
 
 def _bits(pid: int) -> str | None:
-    with open(f"/proc/{pid}/exe", "rb") as file:  # noqa: PTH123
+    with open(f"/proc/{proc.living(pid)}/exe", "rb") as file:  # noqa: PTH123
         if file.read(5)[4:5] != bytes([_ELF_CLASS_64]):
             return "it is a 32-bit process"
     return None

@@ -13,13 +13,15 @@ from memdump.machine.source import Range
 from memdump.process import architecture, corefile, maps, notes, proc, selection
 from memdump.process.capture import FORK, LIVE
 from memdump.process.corefile import Segment
-from memdump.process.memory import CapturedMemory, InTurn, Memory, Part
+from memdump.process.lanes import Lanes
+from memdump.process.memory import CapturedMemory, Memory, Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from collections.abc import Mapping as Dictionary
 
     from memdump.machine.host import Instant
+    from memdump.machine.output import Output
     from memdump.process.capture import Captured
     from memdump.process.guardian import Guardian
     from memdump.process.maps import Details, Mapping
@@ -200,17 +202,13 @@ class _Sources:
 
 
 def write(
-    found: Core,
-    stream: Stream,
-    progress: Callable[[int], None],
-    stop: Callable[[], str | None],
-    digested: bool = True,
+    found: Core, stream: Stream, progress: Callable[[int], None], stop: Callable[[], str | None]
 ) -> Taken:
-    """Write a core to a stream; ``stop`` may give a reason to end early, ``digested`` asks for a digest."""
+    """Write a core to a stream, and take its digest; ``stop`` may give a reason to end early."""
     clock, started = time.monotonic(), host.now()
-    digest = Digest(stream) if digested else _Counted(stream)
+    digest = Digest(stream)
     source = CapturedMemory(found.parts)
-    reader = (ReadAhead if digested else InTurn)(source, source.ranges(), host.PAGE_SIZE)
+    reader = ReadAhead(source, source.ranges(), host.PAGE_SIZE)
     stopped_by, reached = None, 0
     try:
         digest.write(found.front)
@@ -241,24 +239,34 @@ def write(
     )
 
 
-class _Counted:
-    """Passes bytes on, as `Digest` does, and only counts them."""
-
-    hashing_seconds = 0.0
-
-    def __init__(self, stream: Stream) -> None:
-        self.size = 0
-        self.writing_seconds = 0.0
-        self._stream = stream
-
-    def write(self, data: bytes | memoryview, /) -> None:
-        start = time.monotonic()
-        self._stream.write(data)
-        self.writing_seconds += time.monotonic() - start
-        self.size += len(data)
-
-    def close(self) -> None:
-        """Give no digest."""
+def copy(
+    found: Core, output: Output, progress: Callable[[int], None], stop: Callable[[], str | None]
+) -> Taken:
+    """Write a core to a file that nothing else is done to; ``stop`` may give a reason to end early."""
+    clock, started = time.monotonic(), host.now()
+    source = CapturedMemory(found.parts)
+    ranges = source.ranges()
+    lanes, missing = None, ranges
+    try:
+        output.write(found.front)
+        lanes = Lanes(source, ranges, output)
+        stopped_by = lanes.copy(progress, stop)
+        missing = _behind(found.parts, lanes.missing.start) if lanes.missing else []
+    except MemdumpError as error:
+        stopped_by = str(error)
+    return Taken(
+        started=started,
+        ended=host.now(),
+        size=output.position,
+        sha256=None,
+        unreadable=lanes.unreadable if lanes else [],
+        not_taken=missing,
+        stopped_by=stopped_by,
+        total_seconds=time.monotonic() - clock,
+        reading_seconds=lanes.reading_seconds if lanes else 0.0,
+        hashing_seconds=0.0,
+        writing_seconds=lanes.writing_seconds if lanes else 0.0,
+    )
 
 
 def _behind(parts: Sequence[Part], reached: int) -> list[Range]:

@@ -14,7 +14,7 @@ from memdump.process.architecture import NT_PRSTATUS
 if TYPE_CHECKING:
     from memdump.process.architecture import Architecture
 
-_UNINTERRUPTIBLE = 0.1
+PATIENCE = 0.1
 """Seconds for which the others stand until a thread is given up that waits for a device."""
 _LONGEST = 2.0
 """Seconds for which the others stand until a thread is given up that finds no free processor."""
@@ -90,7 +90,7 @@ class Threads:
             self._moving.discard(tid)
             self._ended.add(tid)
 
-    def settle(self) -> None:
+    def settle(self, patience: float = PATIENCE) -> None:
         """Wait until all stand, those that were begun meanwhile included; raises `Busy`."""
         start = time.monotonic()
         while self._moving or self.seize():
@@ -98,7 +98,7 @@ class Threads:
             for tid in new:
                 self._interrupt(tid)
             while self._moving:
-                self._wait_for_one(start)
+                self._wait_for_one(start, patience)
 
     def settle_these(self) -> None:
         """Wait until those stand that were asked to; raises `Busy`."""
@@ -106,7 +106,7 @@ class Threads:
         while self._moving:
             self._wait_for_one(start)
 
-    def _wait_for_one(self, start: float) -> None:
+    def _wait_for_one(self, start: float, patience: float = PATIENCE) -> None:
         tid = min(self._moving)
         while True:
             stop = ptrace.wait(tid, now=True)
@@ -115,7 +115,7 @@ class Threads:
                 return
             # Each stop is told by a signal, which the guardian blocks so that it can wait for it.
             signal.sigtimedwait([signal.SIGCHLD], _LOOK)
-            self._give_up(tid, time.monotonic() - start)
+            self._give_up(tid, time.monotonic() - start, patience)
 
     def _stopped(self, tid: int, stop: ptrace.Stop) -> None:
         if stop.ended:
@@ -137,8 +137,8 @@ class Threads:
             ptrace.set_registers(tid, NT_PRSTATUS, corrected)
         return Standing(registers, 0 if stop.signal == ptrace.SIGTRAP else stop.signal)
 
-    def _give_up(self, tid: int, seconds: float) -> None:
-        if seconds < _UNINTERRUPTIBLE:
+    def _give_up(self, tid: int, seconds: float, patience: float) -> None:
+        if seconds < patience:
             return
         with contextlib.suppress(OSError):
             waiting = proc.stat(tid).state == "D"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from memdump.errors import MemdumpError, NotADump, NotPermitted
 from memdump.image.content import Damaged, open_content
-from memdump.image.joined import whole_of
+from memdump.image.joined import pieces_of
 from memdump.image.layers import open_layers
 from memdump.image.recognise import recognise
 from memdump.machine import custody, manifest
@@ -30,8 +30,8 @@ class Evidence:
     wanted: Wanted
     image: Path
     """The image's name; where it is in pieces there is no file of that name."""
-    files: list[Path]
-    """The image, or its pieces in order."""
+    pieces: dict[int, Path]
+    """Those of its pieces that are there, by their numbers; none where it is one file."""
     opened: Opened | None
     shut: str
     """Why it could not be opened."""
@@ -45,9 +45,14 @@ class Evidence:
     """Why the record of custody could not be read."""
 
     @property
+    def files(self) -> list[Path]:
+        """The image, or its pieces in order."""
+        return [self.pieces[number] for number in sorted(self.pieces)] or [self.image]
+
+    @property
     def file_size(self) -> int:
         """Bytes of the image's file or files."""
-        return sum(file.stat().st_size for file in self.files)
+        return sum(map(size_of, self.files))
 
     @property
     def size(self) -> int:
@@ -68,18 +73,25 @@ def gather(wanted: Wanted) -> Iterator[Evidence]:
 
     Raises `NotADump` where it is no image, `NotPermitted` where it may not be read.
     """
-    image, pieces = whole_of(wanted.image)
-    files = pieces or [image]
+    image, pieces = pieces_of(wanted.image)
     path = wanted.manifest or Path(manifest.path_of(str(image)))
     data = _manifest_data(path, named=wanted.manifest is not None)
     known, fault = _manifest(data)
     record, trouble = _record(image)
-    opened, shut = _open(wanted, files, foreign=data is None)
+    opened, shut = _open(wanted, list(pieces.values()) or [image], foreign=data is None)
     try:
-        yield Evidence(wanted, image, files, opened, shut, path, data, known, fault, record, trouble)
+        yield Evidence(wanted, image, pieces, opened, shut, path, data, known, fault, record, trouble)
     finally:
         if opened:
             opened.content.close()
+
+
+def size_of(file: Path) -> int:
+    """Give the bytes of a file; 0 where it cannot be told, and reading it will tell why."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _manifest_data(path: Path, *, named: bool) -> bytes | None:
@@ -107,7 +119,11 @@ def _record(image: Path) -> tuple[Record | None, str | None]:
 def _open(wanted: Wanted, files: list[Path], *, foreign: bool) -> tuple[Opened | None, str]:
     """Open what is in the image; without a manifest, it has to be one that memdump knows."""
     for file in files:
-        open_content(file).close()  # what cannot be opened at all is not evidence, but an error
+        try:
+            open_content(file).close()  # what cannot be opened at all is not evidence, but an error
+        except NotADump:
+            if foreign or len(files) == 1:
+                raise
     try:
         opened = open_layers(wanted.image, wanted.identity, wanted.ask)
     except (NotPermitted, NotADump) as error:

@@ -25,23 +25,24 @@ class Reading:
         self._progress = progress
         self._done = 0
 
-    def files(self, paths: Sequence[Path], size: int) -> tuple[str, list[str]]:
-        """Give the digest of the first ``size`` bytes of files that follow each other, and that of each file.
+    def files(self, paths: Sequence[Path], size: int) -> str:
+        """Give the digest of the first ``size`` bytes of files that follow each other; raises ``OSError``."""
+        whole = hashlib.sha256()
+        for path in paths:
+            size -= self.file(path, size, whole)
+        return whole.hexdigest()
+
+    def file(self, path: Path, size: int, *digests: hashlib._Hash) -> int:
+        """Add the first ``size`` bytes of a file, or all that it has, to digests; gives how many those are.
 
         They are read, not mapped: a disk that fails is an ``OSError`` then.
         """
-        whole, each = hashlib.sha256(), []
-        for path in paths:
-            with path.open("rb", buffering=0) as file:
-                read = partial(_read, file.fileno())
-                length = min(size, os.fstat(file.fileno()).st_size)
-                part = hashlib.sha256()
-                for data in self._steps(read, length):
-                    whole.update(data)
-                    part.update(data)
-            each.append(part.hexdigest())
-            size -= length
-        return whole.hexdigest(), each
+        with path.open("rb", buffering=0) as file:
+            length = min(size, os.fstat(file.fileno()).st_size)
+            for data in self._steps(partial(_read, file.fileno()), length):
+                for digest in digests:
+                    digest.update(data)
+        return length
 
     def content(self, content: Content) -> str:
         """Give the digest of a content; raises what reading it raises."""

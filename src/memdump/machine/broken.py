@@ -1,0 +1,44 @@
+"""Pages with a hardware error.
+
+Nobody can read them, and those who give memory put zeros in their place without a word: ``/proc/kcore``, and
+memdump itself where it would have to touch them (`untouchable`).  What was in them is lost, and that is to be
+told like any other page that cannot be read.
+"""
+
+import array
+from typing import List, Sequence
+
+from memdump.errors import MemdumpError
+from memdump.machine import pageflags, pieces
+from memdump.machine.source import Range, Source
+
+_AT_ONCE = 256 << 20
+"""Bytes of memory whose flags are looked at together."""
+
+
+def pages(source: Source, ranges: Sequence[Range]) -> List[Range]:
+    """Give those in ``ranges``; none where the source knows of none, or not which they are."""
+    found: List[Range] = []
+    try:
+        if source.broken():
+            for span in ranges:
+                for start in range(span.start, span.end, _AT_ONCE):
+                    size = min(_AT_ONCE, span.end - start)
+                    _add(found, start, source.page_flags(start, size), source.page_size)
+    except (OSError, MemdumpError):  # a source far away may be out of reach by now
+        pass
+    return found
+
+
+def _add(found: List[Range], start: int, flags: bytes, page_size: int) -> None:
+    for index, page in enumerate(array.array("Q", flags[: len(flags) // 8 * 8])):
+        if page & pageflags.HWPOISON:
+            pieces.add(found, Range(start + index * page_size, page_size))
+
+
+def joined(known: Sequence[Range], more: Sequence[Range]) -> List[Range]:
+    """Give what is in either; both ascend, as does what they give."""
+    found: List[Range] = []
+    for span in sorted([*known, *pieces.without(more, known)]):
+        pieces.add(found, span)
+    return found
