@@ -182,6 +182,18 @@ def test_a_lost_connection_is_told_in_the_words_of_ssh(source: SshSource) -> Non
             read(source, 0x1000, 0x1000)
 
 
+def test_what_is_asked_after_the_connection_was_lost_is_answered_alike(source: SshSource) -> None:
+    source._session._process.kill()
+    source._session._process.wait()
+    for _ in range(2):
+        with pytest.raises(MemdumpError, match=r"^web1: the connection ended: ssh ended with status -9$"):
+            source._session.send(b"x")
+    assert source._session._to.closed
+    with pytest.raises(MemdumpError, match=r"^web1: the connection ended"):
+        source.broken()
+    assert source.now().boot_time_ns > 0  # gone on since it was last in reach
+
+
 def test_an_acquisition_that_loses_the_connection_is_partial(source: SshSource) -> None:
     image = io.BytesIO()
 

@@ -71,6 +71,8 @@ class Session:
 
     def send(self, data: bytes) -> None:
         """Send all of ``data``; raises `MemdumpError` where the connection is lost."""
+        if self._to.closed:  # lost() was here before
+            raise self.lost()
         view = memoryview(data)
         try:
             while view:
