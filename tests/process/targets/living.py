@@ -71,18 +71,16 @@ class Program:
 
     def fill(self, size: str) -> None:
         """Have memory that is used, of that many MiB."""
-        self._used("filled", int(size) << 20)
-
-    def _used(self, name: str, size: int) -> mmap.mmap:
-        memory = self._memory(name, size)
-        for at in range(0, size, PAGE):
+        memory = self._memory("filled", int(size) << 20)
+        for at in range(0, len(memory), PAGE):
             memory[at] = 1
         self._kept.append(memory)
-        return memory
 
     def rewrite(self, size: str) -> None:
         """Have memory all of which is written to again and again, of that many MiB."""
-        memory = self._used("rewritten", int(size) << 20)
+        self.fill(size)
+        memory = self._kept[-1]
+        assert isinstance(memory, mmap.mmap)
         at = 0
 
         def write() -> None:
