@@ -295,8 +295,8 @@ class Capture:
             self._rescue.remove_from(self._child)
         with contextlib.suppress(OSError), open(f"/proc/{self._child}/oom_score_adj", "w") as file:  # noqa: PTH123
             file.write("1000")
-        # Killed for that it has to be gone soon: while its last pages are being freed, the kernel may look for
-        # another one to kill, which would be the process.  That can still happen on another processor.
+        # Once killed it has to be gone soon: while its last pages are being freed, the kernel may look for
+        # another one to kill, which would be the process.  On another processor that can still happen.
         with contextlib.suppress(OSError):
             os.sched_setscheduler(self._child, os.SCHED_RR, os.sched_param(1))
         with contextlib.suppress(OSError):
