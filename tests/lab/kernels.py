@@ -27,6 +27,8 @@ class Series:
     name: str
     suites: tuple[str, ...]
     major: int
+    architecture: str = "amd64"
+    """As Debian calls it."""
 
 
 SERIES = {
@@ -36,6 +38,7 @@ SERIES = {
         Series("6.1", ("bookworm",), 6),
         Series("6.12", ("trixie",), 6),
         Series("7.x", ("trixie-backports", "sid"), 7),
+        Series("6.12-arm64", ("trixie",), 6, "arm64"),
     )
 }
 
@@ -67,7 +70,7 @@ def _fetch(series: Series, target: Path) -> None:
         for archive in archives():
             try:
                 with tempfile.TemporaryDirectory(prefix="memdump-apt-") as scratch:
-                    apt = Apt(Path(scratch), archive, suite)
+                    apt = Apt(Path(scratch), archive, suite, series.architecture)
                     packages = apt.kernel_packages(series.major)
                     with cache.made_whole(target) as folder:
                         _unpack(apt.download(packages), folder)
@@ -96,19 +99,22 @@ def _unpack(packages: list[Path], folder: Path) -> None:
     (folder / "kernel.json").write_text(json.dumps({"release": release, "packages": names}, indent=2))
 
 
-def get_packages(name: str, packages: list[str], suite: str | None = None) -> Path:
+def get_packages(
+    name: str, packages: list[str], suite: str | None = None, architecture: str = "amd64"
+) -> Path:
     """A folder with the files of packages of this machine's own release, kept as ``name``.
 
     What they need comes with them, but for what the machine itself has; with packages of another ``suite``
-    all of it, down to the C library.  Raises `cache.NoLab`.
+    or ``architecture`` all of it, down to the C library.  Raises `cache.NoLab`.
     """
     target = cache.folder() / "packages" / name
     with cache.locked(target):
         if not target.exists():
             (archive, *_) = archives()
             with tempfile.TemporaryDirectory(prefix="memdump-apt-") as scratch:
-                apt = Apt(Path(scratch), archive, suite or own_release())
-                downloaded = apt.download_to_add(packages, alone=suite is not None)
+                apt = Apt(Path(scratch), archive, suite or own_release(), architecture)
+                alone = suite is not None or architecture != "amd64"
+                downloaded = apt.download_to_add(packages, alone=alone)
                 with cache.made_whole(target) as folder:
                     for package in downloaded:
                         _run(cache.tool("dpkg-deb", "dpkg"), "-x", str(package), str(folder))
@@ -118,8 +124,9 @@ def get_packages(name: str, packages: list[str], suite: str | None = None) -> Pa
 class Apt:
     """apt, pointed at one suite of one archive, with all of its state in ``scratch``."""
 
-    def __init__(self, scratch: Path, archive: Archive, suite: str) -> None:
+    def __init__(self, scratch: Path, archive: Archive, suite: str, architecture: str = "amd64") -> None:
         self.scratch = scratch
+        self._architecture = architecture
         for folder in ("lists/partial", "cache/archives/partial", "packages"):
             (scratch / folder).mkdir(parents=True)
         sources = scratch / "lab.sources"
@@ -130,8 +137,8 @@ class Apt:
             f"-oDir::State::Lists={scratch / 'lists'}",
             "-oDir::State::status=/dev/null",
             f"-oDir::Cache={scratch / 'cache'}",
-            "-oAPT::Architecture=amd64",
-            "-oAPT::Architectures=amd64",
+            f"-oAPT::Architecture={architecture}",
+            f"-oAPT::Architectures={architecture}",
             "-oAPT::Sandbox::User=",
             "-oAcquire::Languages=none",
             "-oAcquire::Retries=2",
@@ -142,7 +149,7 @@ class Apt:
     def kernel_packages(self, major: int) -> list[str]:
         """``name=version`` of the packages with the current kernel's files, as apt's own Depends tell."""
         found: dict[str, str] = {}
-        waiting = ["linux-image-amd64"]
+        waiting = [f"linux-image-{self._architecture}"]
         while waiting:
             fields = self._show(waiting.pop())
             for name, version in re.findall(r"(linux-\S+) \(= ([^)]+)\)", fields.get("Depends", "")):

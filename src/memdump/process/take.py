@@ -249,6 +249,7 @@ def copy(
     lanes, missing = None, ranges
     try:
         output.write(found.front)
+        output.write_directly()
         lanes = Lanes(source, ranges, output)
         stopped_by = lanes.copy(progress, stop)
         missing = _behind(found.parts, lanes.missing.start) if lanes.missing else []
