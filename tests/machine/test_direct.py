@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memdump.machine import direct, output
+from memdump.errors import MemdumpError
 from memdump.machine.buffers import page_aligned
 from memdump.machine.direct import LEAST, Direct
 from memdump.machine.output import Output
@@ -108,14 +108,14 @@ def test_a_file_system_without_direct_writes(
         return opened(path, flags, *rest)
 
     opened = os.open
-    monkeypatch.setattr(direct.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     write_all(tmp_path / "image", block)
     monkeypatch.undo()
     assert is_whole(tmp_path / "image", block)
 
 
 def test_a_direct_write_that_ends_half_way(folder: Path, block: memoryview) -> None:
-    with pytest.raises(output.MemdumpError, match="limit here does not take a file of this size"):
+    with pytest.raises(MemdumpError, match="limit here does not take a file of this size"):
         _write_with_a_limit(folder / "image", block)
     left = (folder / "image.part").read_bytes()
     assert left[4096 : 4096 + 3 * MIB] == bytes(block) * 3

@@ -1,8 +1,8 @@
 """Writing to a file past the memory in which the system keeps files (the page cache).
 
-That memory has to be found first, which on a machine that uses all of its own takes longer than a quick disk
-does, and what else is kept there gives way.  A slow disk is another matter: the system takes the bytes at once
-and writes them later.  So both ways are tried, and tried again, and the quicker one is taken.
+That memory has to be found first, which on a machine that uses all of its own takes longer than a quick
+disk does, and what else is kept there gives way.  A slow disk is another matter: the system takes the bytes
+at once and writes them later.  So both ways are tried, and tried again, and the quicker one is taken.
 """
 
 import os
