@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.process.cores import Core
+from tests.process.debugger import gdb
 from tests.process.targets import aborted, begun, built, needs_gcc, needs_gdb, running
 
 if TYPE_CHECKING:
@@ -35,13 +36,6 @@ def take(pid: int, out: Path, *options: object) -> dict:  # type: ignore[type-ar
     assert done.returncode == 0, done.stderr
     found: dict = json.loads(Path(f"{out}.json").read_text())  # type: ignore[type-arg]
     return found
-
-
-def gdb(program: str | Path, core: Path, *commands: str) -> str:
-    words = ["gdb", "-batch", "-nx", *(word for command in commands for word in ("-ex", command))]
-    done = subprocess.run([*words, program, core], capture_output=True, text=True, timeout=120)
-    assert "warning" not in done.stderr.lower(), done.stderr
-    return done.stdout
 
 
 def backtraces(program: str | Path, core: Path) -> str:

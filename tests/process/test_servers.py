@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from memdump.process import members, proc
 from tests.lab import cache
 from tests.process import servers
 from tests.process.cores import Core
+from tests.process.debugger import gdb
 from tests.process.targets import needs_gdb
 
 if TYPE_CHECKING:
@@ -72,13 +72,10 @@ def core_of(out: Path, pid: int) -> Path:
     return found
 
 
-def gdb(program: Path, core: Path) -> str:
-    words = ["gdb", "-batch", "-nx", "-ex", "bt -frame-info location", "-ex", "info threads"]
-    done = subprocess.run([*words, program, core], capture_output=True, text=True, timeout=120)
+def stack(program: Path, core: Path) -> str:
     # Of shared memory without a file, which the kernel's own cores list among the files too.
-    complaints = re.sub(r"warning: Can't open file .* \(deleted\) during file-backed.*", "", done.stderr)
-    assert "warning" not in complaints.lower(), complaints
-    return done.stdout
+    shared = r"warning: Can't open file .* \(deleted\) during file-backed.*"
+    return gdb(program, core, "bt -frame-info location", "info threads", tolerated=shared)
 
 
 def taken_in_mode(mode: str, out: Path, pids: Sequence[int], *options: str, keep: bool = False) -> int:
@@ -150,7 +147,7 @@ def test_postgresql_under_load(tmp_path: Path, postgresql: PostgreSQL) -> None:
     assert "PANIC" not in postgresql.log()
     assert "terminated" not in postgresql.log()
     for pid in pair:
-        assert "PostmasterMain" in gdb(postgresql.binary, core_of(kept, pid))
+        assert "PostmasterMain" in stack(postgresql.binary, core_of(kept, pid))
 
 
 def test_shared_buffers_are_taken_once_or_not_at_all(tmp_path: Path, postgresql: PostgreSQL) -> None:
@@ -238,5 +235,5 @@ def test_nginx_under_load(tmp_path: Path, nginx: Nginx) -> None:
     assert nginx.answers()
     assert not nginx.log()
     for pid in (master, *workers):
-        assert "ngx_master_process_cycle" in gdb(nginx.binary, core_of(kept, pid))
+        assert "ngx_master_process_cycle" in stack(nginx.binary, core_of(kept, pid))
     assert nginx.stop() == 0

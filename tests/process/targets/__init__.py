@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = 10
 _FOLDER = Path(__file__).parent
+CORE_PATTERN = "/proc/sys/kernel/core_pattern"
 needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
 needs_gdb = pytest.mark.skipif(not shutil.which("gdb"), reason="gdb is not installed")
 
@@ -116,7 +117,7 @@ def begun(command: list[str]) -> Iterator[Running]:
 @contextlib.contextmanager
 def aborted(command: list[str], folder: Path) -> Iterator[int]:
     """Run a command that tells when it is ready; its core is in ``folder`` when the block has ended."""
-    if Path("/proc/sys/kernel/core_pattern").read_text().strip() != "core":
+    if Path(CORE_PATTERN).read_text().strip() != "core":
         pytest.skip("the kernel does not write cores into the folder here")
     limit = resource.RLIM_INFINITY
     dying = subprocess.Popen(
