@@ -65,7 +65,9 @@ def test_a_call_changes_what_it_must_and_no_more(known: Architecture) -> None:
     assert after[known.pc] == 0x7000
     assert after[known.number] == known.numbers["wait4"]
     assert [after[index] for index in known.arguments] == [5, 0, 9, 0, 0, 0]
-    touched = {known.pc, known.number, known.original, *known.arguments}
+    register, bits = known.branch
+    assert after[register] == before[register] & ~bits or register in known.arguments
+    touched = {known.pc, known.number, known.original, register, *known.arguments}
     assert [after[n] for n in range(known.words) if n not in touched] == [
         before[n] for n in range(known.words) if n not in touched
     ]

@@ -11,11 +11,14 @@ from memdump.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-NT_PRSTATUS, NT_FPREGSET = 1, 2
+    from memdump.process.proc import Call
+
+NT_PRSTATUS, NT_FPREGSET, NT_ARM_SVE, NT_ARM_SSVE = 1, 2, 0x405, 0x40B
 _LONG = 64
 _EINTR = 4
-_ERESTARTNOHAND = 514
-"""Of the kernel alone (``include/linux/errno.h``): make EINTR of it for a handler, else call again."""
+_ERESTARTSYS, _ERESTARTNOHAND = 512, 514
+"""Of the kernel alone (``include/linux/errno.h``): call again, but make EINTR of it for a handler; of the
+first one only where the handler does not ask for the contrary (``SA_RESTART``)."""
 _INTERRUPTED_FOR_GOOD = "epoll_wait epoll_pwait epoll_pwait2 semop semtimedop rt_sigtimedwait io_getevents"
 _OF_SOCKETS = "read write readv writev accept accept4 recvfrom recvmsg recvmmsg sendto sendmsg sendmmsg"
 _OF_32_BITS = "ipc socketcall semtimedop_time64 rt_sigtimedwait_time64 recvmmsg_time64 io_pgetevents_time64"
@@ -24,6 +27,8 @@ _RESTARTABLE = f"{_INTERRUPTED_FOR_GOOD} io_pgetevents io_uring_enter {_OF_SOCKE
 
 Sockets do so only where they have a timeout.  None has had any effect when it gives EINTR.
 """
+_UNTIL_A_HANDLER = ("pselect6", "ppoll", "nanosleep", "clock_nanosleep", "restart_syscall", "rt_sigsuspend")
+"""System calls that any handler ends, whatever it asks for (``signal(7)``)."""
 _CONNECT = 3
 """The one among the calls of ``socketcall`` that has: it goes on connecting."""
 
@@ -54,6 +59,12 @@ class Architecture(NamedTuple):
     """Of a word."""
     narrow: Architecture | None = None
     """What it is for programs of 32 bits, whose registers the kernel gives in a form of their own."""
+    exchange: int | None = None
+    """The set in which the number of a system call can be exchanged that a thread enters; see `inject`."""
+    lost: tuple[int, ...] = ()
+    """Sets of registers that a system call need not preserve."""
+    branch: tuple[int, int] = (0, 0)
+    """A register and the bits of it that say how the thread came to its instruction, which may forbid it."""
 
     def of(self, registers: bytes) -> Architecture:
         """Tell by the size of its registers what a thread executes."""
@@ -89,8 +100,22 @@ class Architecture(NamedTuple):
         words[self.number] = self.numbers[name]
         if self.original is not None:
             words[self.original] = -1  # nothing to restart while this one is made
+        register, bits = self.branch
+        words[register] &= ~bits
+        return self.with_arguments(self.pack(words), arguments)
+
+    def with_arguments(self, registers: bytes, arguments: Sequence[int]) -> bytes:
+        """Give the registers with the arguments of a system call in them."""
+        words = self.unpack(registers)
         for position, index in enumerate(self.arguments):
             words[index] = arguments[position] if position < len(arguments) else 0
+        return self.pack(words)
+
+    def interrupted(self, entered: bytes) -> bytes:
+        """Give the registers with which a thread leaves a call that it entered so, and that is made again."""
+        words = self.unpack(entered)
+        ends = words[self.number] in {self.numbers[name] for name in _UNTIL_A_HANDLER}
+        words[self.result] = -_ERESTARTNOHAND if ends else -_ERESTARTSYS
         return self.pack(words)
 
     def returned(self, registers: bytes) -> int:
@@ -114,6 +139,23 @@ class Architecture(NamedTuple):
             return None
         words[known.result] = -_ERESTARTNOHAND
         return known.pack(words)
+
+    def again(self, registers: bytes, before: Call) -> bytes | None:
+        """Do the same where the kernel has forgotten by now that the thread was in a system call.
+
+        What it waited in ``before`` it was stopped tells; None where that cannot be the call that gave EINTR.
+        """
+        if self.of(registers) is not self:
+            return None
+        words = self.unpack(registers)
+        if self._signed(words[self.result]) != -_EINTR or before.number not in restartable(self):
+            return None
+        left = (words[self.number], words[self.sp], words[self.pc], *(words[at] for at in self.arguments[1:]))
+        if left != (before.number, before.sp, before.pc, *before.arguments[1:]):
+            return None
+        words[self.result] = before.arguments[0]
+        words[self.pc] -= len(self.instruction)
+        return self.pack(words)
 
 
 def restartable(architecture: Architecture) -> frozenset[int]:
@@ -196,11 +238,32 @@ AARCH64 = Architecture(
     number=8,
     result=0,
     arguments=(0, 1, 2, 3, 4, 5),
-    # The kernel prepares the call again before a tracer sees the thread (arch/arm64/kernel/signal.c).
+    # The kernel prepares most calls again before a tracer sees the thread (arch/arm64/kernel/signal.c).
     original=None,
-    numbers=_numbers("clone 220 wait4 260 close_range 436"),
-    more=((NT_FPREGSET, "CORE"), (0x401, "LINUX")),  # NT_ARM_TLS
+    numbers=_numbers(
+        "io_getevents 4 epoll_pwait 22 read 63 write 64 readv 65 writev 66 sendfile 71 pselect6 72 ppoll 73"
+        " splice 76 nanosleep 101 clock_nanosleep 115 restart_syscall 128 rt_sigsuspend 133"
+        " rt_sigtimedwait 137 semtimedop 192 semop 193 accept 202 connect 203 sendto 206 recvfrom 207"
+        " sendmsg 211 recvmsg 212 clone 220 accept4 242 recvmmsg 243 wait4 260 sendmmsg 269 io_pgetevents 292"
+        " io_uring_enter 426 close_range 436 epoll_pwait2 441"
+    ),
+    more=(
+        (NT_FPREGSET, "CORE"),
+        (0x401, "LINUX"),  # NT_ARM_TLS
+        (0x404, "LINUX"),  # NT_ARM_SYSTEM_CALL
+        (0x40E, "LINUX"),  # NT_ARM_FPMR
+        (NT_ARM_SVE, "LINUX"),
+        (NT_ARM_SSVE, "LINUX"),
+        (0x40C, "LINUX"),  # NT_ARM_ZA
+        (0x40D, "LINUX"),  # NT_ARM_ZT
+        (0x406, "LINUX"),  # NT_ARM_PAC_MASK: what of a return address is its signature
+        (0x40A, "LINUX"),  # NT_ARM_PAC_ENABLED_KEYS
+        (0x409, "LINUX"),  # NT_ARM_TAGGED_ADDR_CTRL
+    ),
     narrow=ARM,
+    exchange=0x404,
+    lost=(NT_ARM_SVE, NT_ARM_SSVE),
+    branch=(33, 0xC00),  # PSTATE.BTYPE
 )
 
 

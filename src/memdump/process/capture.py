@@ -245,13 +245,17 @@ class Capture:
         """
         # A thread of a 64-bit program may be in 32-bit code for the moment.
         order = [one for one in self._in_order() if self._is_native(one[1])]
-        inside = (one for one in order if self._architecture.in_call(one[1].registers))
+        inside = (one for one in order if self._is_in_call(*one))
         outside = (one for one in order if not _in_sequence(one[0]))
         for candidates in (inside, outside):
             some = list(itertools.islice(candidates, _CANDIDATES))
             if some:
                 return min(some, key=lambda one: self._loss(one[1]))
         return None
+
+    def _is_in_call(self, tid: int, found: Standing) -> bool:
+        known = self._architecture
+        return known.in_call(found.registers) or inject.stands_at_call(tid, known, found.registers)
 
     def _is_native(self, found: Standing) -> bool:
         return self._architecture.of(found.registers) is self._architecture
@@ -365,7 +369,7 @@ class Capture:
         for tid, found in threads.standing.items():
             if not self._is_native(found):
                 continue
-            if not self._architecture.in_call(found.registers) and _in_sequence(tid):
+            if not self._is_in_call(tid, found) and _in_sequence(tid):
                 continue
             self._mappings = maps.parse(proc.read(tid, "maps"))
             with _memory(tid) as memory:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import signal
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.process import ptrace
@@ -30,6 +31,8 @@ _RETURNING = {"x86_64": b"\x0f\x05\xc3"}
 """The instruction for system calls, and a return."""
 _GOING_BACK = rb"(?:\xb8|\x48\xc7\xc0)\x0f\x00\x00\x00\x0f\x05"
 """``mov $15, %eax`` or ``%rax``, and ``syscall``: what makes the call ``rt_sigreturn`` on x86-64."""
+_HEADER = 16
+"""Bytes in front of the registers of SVE and SME (kernel, ``struct user_sve_header``)."""
 _STEPS = 1000
 """Stops on the way of one call: there are four, and one for each SIGSTOP that comes meanwhile."""
 
@@ -140,13 +143,11 @@ def call(
     stops = _Stops(tid)
     try:
         ptrace.set_options(tid, ptrace.TRACE_SYSCALLS | ptrace.TRACE_CLONE)
-        calling = architecture.calling(registers, at, name, arguments)
-        ptrace.set_registers(tid, NT_PRSTATUS, _with_stack(calling, architecture, stack))
-        ptrace.set_blocked(tid, _ALL_SIGNALS)
-        stops.to_call()  # it enters the call
-        stops.to_call()  # it leaves it
-        result = architecture.returned(ptrace.registers(tid, NT_PRSTATUS))
-        stops.to_stop()
+        if stands_at_call(tid, architecture, registers):
+            result, registers = _exchange(stops, architecture, name, arguments)
+        else:
+            calling = architecture.calling(registers, at, name, arguments)
+            result = _jump(stops, architecture, _with_stack(calling, architecture, stack))
         return Returned(result, stops.child)
     finally:
         # Where the thread is gone there is nothing to restore.
@@ -156,6 +157,68 @@ def call(
             ptrace.set_registers(tid, NT_PRSTATUS, registers)
         if stops.to_be_stopped:
             os.kill(tid, signal.SIGSTOP)
+
+
+def stands_at_call(tid: int, architecture: Architecture, registers: bytes) -> bool:
+    """Whether a thread is about to make a system call, or to make one again, that can be exchanged."""
+    if architecture.exchange is None or architecture.of(registers) is not architecture:
+        return False
+    with contextlib.suppress(OSError), open(f"/proc/{tid}/mem", "rb", 0) as memory:  # noqa: PTH123
+        memory.seek(architecture.unpack(registers)[architecture.pc])
+        return memory.read(len(architecture.instruction)) == architecture.instruction
+    return False
+
+
+def _jump(stops: _Stops, architecture: Architecture, calling: bytes) -> int:
+    """Have a thread make a system call somewhere else, with these registers; gives what it returned."""
+    tid = stops.tid
+    lost = {kind: _content(tid, kind) for kind in architecture.lost}
+    ptrace.set_registers(tid, NT_PRSTATUS, calling)
+    ptrace.set_blocked(tid, _ALL_SIGNALS)
+    stops.to_call()  # it enters the call
+    stops.to_call()  # it leaves it
+    result = architecture.returned(ptrace.registers(tid, NT_PRSTATUS))
+    stops.to_stop()
+    for kind, content in lost.items():
+        if content and content != _content(tid, kind):
+            ptrace.set_registers(tid, kind, content)
+    return result
+
+
+def _content(tid: int, kind: int) -> bytes:
+    """Give a set of registers that has a header, or nothing where there is nothing else in it."""
+    try:
+        content = ptrace.registers(tid, kind)
+    except OSError:
+        return b""
+    return content if len(content) > _HEADER else b""
+
+
+def _exchange(
+    stops: _Stops, architecture: Architecture, name: str, arguments: Sequence[int]
+) -> tuple[int, bytes]:
+    """Have a thread make another system call in place of the one that it is about to make.
+
+    Only so one can be made again that goes on where it was interrupted (a sleep for the rest of its time):
+    the kernel prepares it, with another number, when the thread leaves its stop for this very call.  Behind
+    the other one the thread looks as if it had been interrupted in its own.  Gives what the other one
+    returned, and the registers from which the thread makes its own again.
+    """
+    tid = stops.tid
+    assert architecture.exchange is not None
+    ptrace.set_blocked(tid, _ALL_SIGNALS)
+    stops.to_call()
+    entered = ptrace.registers(tid, NT_PRSTATUS)
+    ptrace.set_registers(tid, architecture.exchange, struct.pack("=i", architecture.numbers[name]))
+    ptrace.set_registers(tid, NT_PRSTATUS, architecture.with_arguments(entered, arguments))
+    stops.to_call()
+    result = architecture.returned(ptrace.registers(tid, NT_PRSTATUS))
+    ptrace.set_registers(tid, NT_PRSTATUS, architecture.interrupted(entered))
+    stops.to_stop()
+    # The kernel takes the first argument of the other one for that of its own.
+    first, words = architecture.arguments[0], architecture.unpack(ptrace.registers(tid, NT_PRSTATUS))
+    words[first] = architecture.unpack(entered)[first]
+    return result, architecture.pack(words)
 
 
 def _with_stack(registers: bytes, architecture: Architecture, stack: int | None) -> bytes:
@@ -173,35 +236,35 @@ class _Stops:
         self.child: int | None = None
         self.to_be_stopped = False
         """Whether a SIGSTOP came, which nothing can block, and which has to come again."""
-        self._tid = tid
+        self.tid = tid
 
     def to_call(self) -> None:
         """Let it run until it enters or leaves the system call."""
         for _ in range(_STEPS):
-            ptrace.to_call(self._tid)
+            ptrace.to_call(self.tid)
             stop = self._wait()
             if stop.at_call:
                 return
             if stop.event == ptrace.EVENT_CLONE:
-                self.child = adopt(ptrace.event_message(self._tid))
+                self.child = adopt(ptrace.event_message(self.tid))
             elif not stop.for_us:
                 self.to_be_stopped = True
-        raise TimeoutError(f"thread {self._tid} does not come to its system call")
+        raise TimeoutError(f"thread {self.tid} does not come to its system call")
 
     def to_stop(self) -> None:
         """Let it come to where it stands for `ptrace.interrupt`, before it executes anything."""
-        ptrace.interrupt(self._tid)
+        ptrace.interrupt(self.tid)
         for _ in range(_STEPS):
-            ptrace.cont(self._tid)
+            ptrace.cont(self.tid)
             if self._wait().for_us:
                 return
             self.to_be_stopped = True
-        raise TimeoutError(f"thread {self._tid} does not stop")
+        raise TimeoutError(f"thread {self.tid} does not stop")
 
     def _wait(self) -> ptrace.Stop:
-        stop = ptrace.wait(self._tid)
+        stop = ptrace.wait(self.tid)
         if stop is None or stop.ended:
-            raise ProcessLookupError(f"thread {self._tid} has ended")
+            raise ProcessLookupError(f"thread {self.tid} has ended")
         return stop
 
 

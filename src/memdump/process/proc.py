@@ -7,6 +7,7 @@ import os
 from typing import NamedTuple
 
 _ROOT = "/proc"
+_CALL_WORDS = 9
 
 
 def read(pid: int, name: str) -> bytes:
@@ -64,6 +65,24 @@ def status(pid: int) -> Status:
     """Read ``/proc/PID/status``; raises ``OSError``."""
     text = read(pid, "status").decode("utf-8", "backslashreplace")
     return Status(dict(line.split(":\t", 1) for line in text.split("\n") if ":\t" in line))
+
+
+class Call(NamedTuple):
+    """A system call that a thread waits in."""
+
+    number: int
+    arguments: tuple[int, ...]
+    sp: int
+    pc: int
+
+
+def call(tid: int) -> Call | None:
+    """Read ``/proc/TID/syscall``; None where the thread waits in none, or that is not told."""
+    words = read_or_nothing(tid, "syscall").split()
+    if len(words) != _CALL_WORDS or int(words[0]) < 0:
+        return None
+    *arguments, sp, pc = (int(word, 16) for word in words[1:])
+    return Call(int(words[0]), tuple(arguments), sp, pc)
 
 
 class Stat(NamedTuple):

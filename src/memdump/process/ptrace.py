@@ -22,8 +22,9 @@ _GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT = 0x4204, 0x4205, 0x4206, 0x4207
 _GETSIGMASK, _SETSIGMASK, _GET_RSEQ = 0x420A, 0x420B, 0x420F
 SIGTRAP = int(signal.SIGTRAP)
 _WALL = 0x40000000
-_LARGEST_SET = 16 << 10
-"""Bytes of a set of registers; AMX makes the largest one, 11 KB."""
+_LARGEST_SET = 128 << 10
+"""Bytes of a set of registers; SME's array makes the largest one, 64 KB and a header."""
+_SET = ctypes.create_string_buffer(_LARGEST_SET)
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PTRACE = _LIBC.ptrace
 _PTRACE.restype = ctypes.c_long
@@ -98,10 +99,9 @@ def event_message(tid: int) -> int:
 
 def registers(tid: int, kind: int) -> bytes:
     """Give a set of registers by the type of its note."""
-    buffer = ctypes.create_string_buffer(_LARGEST_SET)
-    vector = _Vector(ctypes.addressof(buffer), _LARGEST_SET)
+    vector = _Vector(ctypes.addressof(_SET), _LARGEST_SET)
     _call(_GETREGSET, tid, kind, ctypes.addressof(vector))
-    return ctypes.string_at(buffer, vector.size)
+    return ctypes.string_at(_SET, vector.size)
 
 
 def set_registers(tid: int, kind: int, content: bytes) -> None:

@@ -20,7 +20,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from memdump.process import proc, ptrace
+from memdump.process import architecture, proc, ptrace
 from memdump.process.architecture import NT_PRSTATUS, X86_64
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ def waits_in(tid: int) -> int | None:
     The call is ``restart_syscall`` then, whatever it was before, and only the kernel's function that it waits
     in tells what that was.  This has to be asked before the thread is stopped.
     """
+    if architecture.this() is not X86_64:
+        return None
     words = proc.read_or_nothing(tid, "syscall").split()
     if not words or words[0] != str(_RESTART_SYSCALL).encode():
         return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.errors import MemdumpError, NotPermitted
 from memdump.process import proc, ptrace, refusal
-from memdump.process.architecture import NT_PRSTATUS
+from memdump.process.architecture import NT_PRSTATUS, restartable
 
 if TYPE_CHECKING:
     from memdump.process.architecture import Architecture
@@ -18,6 +18,7 @@ PATIENCE = 0.1
 """Seconds for which the others stand until a thread is given up that waits for a device."""
 _LONGEST = 2.0
 """Seconds for which the others stand until a thread is given up that finds no free processor."""
+_SWITCHES = "voluntary_ctxt_switches"
 _LOOK = 0.005
 """Seconds after which a thread is looked at, should no signal tell of it."""
 
@@ -44,6 +45,8 @@ class Threads:
         self._architecture = architecture
         self._moving: set[int] = set()
         self._ended: set[int] = set()
+        self._waited: dict[int, tuple[proc.Call, int]] = {}
+        """The calls that threads waited in when they were asked to stop, and how often they had waited."""
 
     def seize(self, only: int | None = None) -> bool:
         """Attach to the threads that are not attached yet, all of which run on; whether there were any.
@@ -84,11 +87,20 @@ class Threads:
             self._interrupt(tid)
 
     def _interrupt(self, tid: int) -> None:
+        if self._architecture.original is None:
+            self._note_call(tid)
         try:
             ptrace.interrupt(tid)
         except ProcessLookupError:
             self._moving.discard(tid)
             self._ended.add(tid)
+
+    def _note_call(self, tid: int) -> None:
+        """Note what a thread waits in, where the kernel does not tell a tracer when it stands."""
+        found = proc.call(tid)
+        if found and found.number in restartable(self._architecture):
+            with contextlib.suppress(OSError):
+                self._waited[tid] = found, proc.status(tid).number(_SWITCHES)
 
     def settle(self, patience: float = PATIENCE) -> None:
         """Wait until all stand, those that were begun meanwhile included; raises `Busy`."""
@@ -133,9 +145,24 @@ class Threads:
     def _correct(self, tid: int, stop: ptrace.Stop) -> Standing:
         registers = ptrace.registers(tid, NT_PRSTATUS)
         corrected = self._architecture.uninterrupted(registers)
+        if tid in self._waited:
+            corrected = self._again(tid, registers, *self._waited.pop(tid))
         if corrected is not None:
             ptrace.set_registers(tid, NT_PRSTATUS, corrected)
         return Standing(registers, 0 if stop.signal == ptrace.SIGTRAP else stop.signal)
+
+    def _again(self, tid: int, registers: bytes, waited: proc.Call, switches: int) -> bytes | None:
+        """Have a call made again that gives EINTR for no other reason than that the thread was stopped."""
+        corrected = self._architecture.again(registers, waited)
+        if corrected is None:
+            return None
+        status = proc.status(tid)
+        # It may have been in another one meanwhile, and a signal that has come ends it rightly.  Since then
+        # it has waited once more: for its tracer.
+        pending = status.number("SigPnd", base=16) | status.number("ShdPnd", base=16)
+        if status.number(_SWITCHES) != switches + 1 or pending & ~status.number("SigBlk", base=16):
+            return None
+        return corrected
 
     def _give_up(self, tid: int, seconds: float, patience: float) -> None:
         if seconds < patience:

@@ -1,0 +1,257 @@
+"""Run by a guest with arm64 processors: processes are taken, and what they notice of it is written down.
+
+All goes back to the host in one archive, through a port of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memdump import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LAB, OUT, PORT = Path("/lab"), Path("/out"), "/dev/vport0p1"
+MODES = ("fork", "freeze", "live")
+SLEEP = 6.0
+PATIENCE = 60
+
+
+class Target:
+    """A program of the lab that runs."""
+
+    def __init__(self, name: str, *arguments: object) -> None:
+        program = str(LAB / "targets" / name)
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        self.process = subprocess.Popen(
+            [program, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=OUT,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, unlimited),
+        )
+        self.pid = self.process.pid
+        self.first = self.line()
+
+    def line(self) -> str:
+        """What it says next; nothing where it says nothing."""
+        assert self.process.stdout
+        found = b""
+        while not found.endswith(b"\n") and select.select([self.process.stdout], [], [], PATIENCE)[0]:
+            byte = os.read(self.process.stdout.fileno(), 1)
+            if not byte:
+                break
+            found += byte
+        return found.decode().strip()
+
+    def ask(self) -> str:
+        assert self.process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(b"?")
+            self.process.stdin.flush()
+        return self.line()
+
+    def state(self) -> dict[str, str]:
+        """What the kernel says of it, and what it has said by itself."""
+        assert self.process.stdout
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        told = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        said = select.select([self.process.stdout], [], [], 0)[0]
+        return {
+            "state": told["State"][:1],
+            "tracer": told["TracerPid"],
+            "blocked": told["SigBlk"],
+            "children": children,
+            "said": self.line() if said else "",
+        }
+
+
+@contextlib.contextmanager
+def running(name: str, *arguments: object) -> Iterator[Target]:
+    target = Target(name, *arguments)
+    try:
+        yield target
+    finally:
+        target.process.kill()
+        target.process.wait()
+
+
+def begin(*words: object) -> int:
+    """Begin the command in a process of its own, without starting another Python."""
+    pid = os.fork()
+    if pid:
+        return pid
+    with (OUT / "memdump.log").open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    os._exit(cli.main(["process", *map(str, words), "--no-encrypt"]))
+
+
+def take(*words: object) -> int:
+    """Run the command; its exit status."""
+    _, status = os.waitpid(begin(*words), 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def blocked() -> dict[str, Any]:
+    """Programs in calls that must not come back, taken all together in each mode."""
+    told: dict[str, Any] = {}
+    calls = json.loads((LAB / "calls.json").read_text())
+    with contextlib.ExitStack() as stack:
+        targets = {call: stack.enter_context(running("blocked", call)) for call in calls}
+        time.sleep(1)
+        before = {call: target.state() for call, target in targets.items()}
+        for mode in (*MODES, "fork"):
+            folder = OUT / f"blocked-{mode}-{len(told)}"
+            folder.mkdir()
+            status = take(*(target.pid for target in targets.values()), folder, "--mode", mode)
+            time.sleep(0.5)
+            after = {call: target.state() for call, target in targets.items()}
+            modes = {}
+            for path in folder.glob("*.json"):
+                process = json.loads(path.read_text())["process"]
+                modes[process["pid"]] = process["mode"]
+            taken = {call: modes.get(target.pid) for call, target in targets.items()}
+            told[folder.name] = {"mode": mode, "status": status, "after": after, "modes": taken}
+            shutil.rmtree(folder)
+    return {"before": before, "runs": told}
+
+
+def sleeping() -> dict[str, float]:
+    """How long a sleep takes during which its process is taken, by the call that sleeps."""
+    seconds = {}
+    commands = {
+        "nanosleep": ["sleep", str(SLEEP)],
+        "clock_nanosleep": ["python3", "-c", f"import time; time.sleep({SLEEP})"],
+        "ppoll": ["python3", "-c", f"import select; select.poll().poll({SLEEP * 1000})"],
+    }
+    for name, command in commands.items():
+        start = time.monotonic()
+        process = subprocess.Popen(command)
+        time.sleep(SLEEP / 2)
+        take(process.pid, OUT / "sleep.core")
+        process.wait()
+        seconds[name] = time.monotonic() - start
+        _remove("sleep.core*")
+    return seconds
+
+
+def deep() -> dict[str, Any]:
+    """Threads that stand still, beside gdb's core and the kernel's."""
+    with running("deep", 8) as target:
+        status = [take(target.pid, OUT / f"deep-{mode}.core", "--mode", mode) for mode in MODES]
+        words = ["gdb", "-batch", "-nx", "-p", str(target.pid), "-ex", f"gcore {OUT / 'deep-gcore.core'}"]
+        subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        target.process.send_signal(signal.SIGABRT)
+        target.process.wait()
+    return {"status": status}
+
+
+def counting() -> dict[str, Any]:
+    """Threads that count in their registers, taken again and again; memdump is killed at some moments too."""
+    with running("counting", 3) as target:
+        told = [target.ask()]
+        for mode in MODES:
+            take(target.pid, OUT / "counting.core", "--mode", mode)
+            told.append(target.ask())
+            _remove("counting.core*")
+        for number in range(6):
+            pid = begin(target.pid, OUT / "killed.core")
+            time.sleep(0.05 + 0.1 * number)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            _eventually(lambda: target.state()["tracer"] == "0" and not target.state()["children"].strip())
+            told.append(target.ask())
+            _remove("killed.core*")
+        return {"told": told, "state": target.state()}
+
+
+def vectors() -> dict[str, Any]:
+    """A program that computes in registers which calls do not preserve."""
+    with running("arm64_vectors") as target:
+        status = [take(target.pid, OUT / f"vectors-{number}.core") for number in range(2)]
+        _remove("vectors-*")
+        return {"status": status, "told": target.ask(), "first": target.first}
+
+
+def pattern() -> dict[str, Any]:
+    with running("pattern", 1) as target:
+        return {"status": take(target.pid, OUT / "pattern.core"), "where": target.first}
+
+
+def signals() -> dict[str, Any]:
+    """Signals that come while a process is taken, each answered with a byte."""
+    with running("signals") as target:
+        assert target.process.stdout
+        pid, sent, answered = begin(target.pid, OUT / "signals.core"), 0, 0
+        while not (done := os.waitpid(pid, os.WNOHANG))[0]:
+            os.kill(target.pid, signal.SIGUSR1)
+            sent += 1
+            answered += os.read(target.process.stdout.fileno(), 1) == b"!"
+            time.sleep(0.001)
+        _remove("signals.core*")
+        status = os.waitstatus_to_exitcode(done[1])
+        return {"sent": sent, "answered": answered, "status": status, **target.state()}
+
+
+def crashed() -> dict[str, int]:
+    """Cores that the kernel writes of programs that crash."""
+    status = {}
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    for name in json.loads((LAB / "crashes.json").read_text()):
+        Path("/proc/sys/kernel/core_pattern").write_text(f"{OUT}/crash-{name}.core\n")
+        done = subprocess.run(
+            [str(LAB / "targets" / "crash"), name],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, unlimited),
+        )
+        status[name] = done.returncode
+    return status
+
+
+def _eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _remove(pattern: str) -> None:
+    for path in OUT.glob(pattern):
+        path.unlink()
+
+
+def main() -> None:
+    Path("/proc/sys/kernel/core_pattern").write_text(f"{OUT}/deep-kernel.core\n")
+    told: dict[str, Any] = {"uname": list(os.uname())}
+    for step in (deep, blocked, sleeping, counting, vectors, pattern, signals, crashed):
+        start = time.monotonic()
+        try:
+            told[step.__name__] = step()
+        except Exception:
+            told[step.__name__] = {"failure": traceback.format_exc()}
+        sys.stderr.write(f"lab: {step.__name__} took {time.monotonic() - start:.1f} s\n")
+    (OUT / "told.json").write_text(json.dumps(told))
+    with gzip.open(PORT, "wb", compresslevel=1) as port, tarfile.open(fileobj=port, mode="w|") as archive:
+        archive.add(OUT, ".")
+
+
+if __name__ == "__main__":
+    main()
