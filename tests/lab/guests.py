@@ -117,6 +117,7 @@ def make(recipe: Recipe, kernel: kernels.Kernel, folder: Path) -> None:
         gdbstub.write(guest, int(guest.ask("find devmem_is_allowed", "found"), 16), RETURN_1)
         guest.dump(folder / "latest.elf")
         read = guest.ask("devmem", "read")
+        guest.dump(folder / "last.elf")
         times["read"] = time.monotonic() - began
         guest.ask("end", "ended")
     disks.extract(carried, "/out", folder)
@@ -129,7 +130,7 @@ def make(recipe: Recipe, kernel: kernels.Kernel, folder: Path) -> None:
         raise RuntimeError(f"the sources could not be compared: {(folder / 'sources.log').read_text()}")
     if read != "0":
         raise RuntimeError(f"/dev/mem could not be read: {(folder / 'devmem.log').read_text()}")
-    for image in ("memory.elf", "memory.lime", "later.elf", "latest.elf"):
+    for image in ("memory.elf", "memory.lime", "later.elf", "latest.elf", "last.elf"):
         (folder / image).chmod(0o644)
         make_sparse(folder / image)
     times["made"] = time.monotonic() - began

@@ -24,6 +24,8 @@ SIGTRAP = int(signal.SIGTRAP)
 _WALL = 0x40000000
 _LARGEST_SET = 128 << 10
 """Bytes of a set of registers; SME's array makes the largest one, 64 KB and a header."""
+_SIZED = (0x405, 0x40B, 0x40C)
+"""NT_ARM_SVE, NT_ARM_SSVE and NT_ARM_ZA say first how large they are; behind that the kernel gives zeros."""
 _SET = ctypes.create_string_buffer(_LARGEST_SET)
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PTRACE = _LIBC.ptrace
@@ -101,6 +103,8 @@ def registers(tid: int, kind: int) -> bytes:
     """Give a set of registers by the type of its note."""
     vector = _Vector(ctypes.addressof(_SET), _LARGEST_SET)
     _call(_GETREGSET, tid, kind, ctypes.addressof(vector))
+    if kind in _SIZED:
+        (vector.size,) = struct.unpack_from("=I", _SET)
     return ctypes.string_at(_SET, vector.size)
 
 
