@@ -27,6 +27,9 @@ class Code:
         at = address - PC
         return self._code[at : at + size] if at >= 0 and at + size <= len(self._code) else None
 
+    def word(self, address: int) -> int | None:
+        return None
+
 
 def program(architecture: str, code: str) -> CrashProgram:
     return cast("CrashProgram", Code(architecture, code))

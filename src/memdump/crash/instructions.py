@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +18,7 @@ FARTHEST_START = 1 << 15
 ADDRESS, ADDRESS_32 = (1 << 64) - 1, (1 << 32) - 1
 SEGMENT_BASES = {"fs": "fs.base", "gs": "gs.base"}
 DIVISIONS = ("div", "idiv")
+TRANSFERS = {"ret": "return", "call": "call", "jmp": "jump", "blr": "call", "br": "jump"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,15 @@ class Access:
     @property
     def verb(self) -> str:
         """What it does, in words."""
-        return "write to" if self.writes and not self.reads else "change of" if self.writes else "read of"
+        return "write of" if self.writes and not self.reads else "change of" if self.writes else "read of"
+
+
+class Transfer(NamedTuple):
+    """Where an instruction leads that leaves the sequence."""
+
+    verb: str
+    """``return``, ``call`` or ``jump``."""
+    target: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,8 @@ class Current:
     divides: bool
     divisor: int | None
     """What a division divides by, where that is known."""
+    transfer: Transfer | None = None
+    """Of one that leads to where a register or memory says, where that is known."""
 
 
 def engine(architecture: str) -> Any:
@@ -125,11 +136,18 @@ def _code(program: CrashProgram, address: int, size: int) -> bytes:
 def source(
     program: CrashProgram, before: list[Instruction], register: str, registers: Mapping[str, int]
 ) -> int:
-    """The address that ``register`` was loaded from by one of the instructions ``before``; 0 if none."""
+    """The address that ``register`` was loaded from by one of the instructions ``before``; 0 if none.
+
+    A constant may have been added to it since.
+    """
+    import capstone
+
     disassembler = engine(program.core.architecture)
     for one in reversed(before):
         found = next(disassembler.disasm(bytes.fromhex(one.code), one.address, 1), None)
         if found is None or not found.operands or found.reg_name(found.operands[0].reg) != register:
+            continue
+        if found.mnemonic in ("add", "sub") and found.operands[-1].type == capstone.CS_OP_IMM:
             continue
         loads = [access for access in _accesses(found, registers) if access.reads and access.base != register]
         return loads[0].address if loads and found.mnemonic in ("mov", "ldr") else 0
@@ -145,13 +163,32 @@ def current(program: CrashProgram, pc: int, registers: Mapping[str, int]) -> Cur
     if found is None:
         return None
     divides = found.mnemonic in DIVISIONS
+    accesses = tuple(_accesses(found, registers))
     return Current(
         found.mnemonic,
         f"{found.mnemonic} {found.op_str}".strip(),
-        tuple(_accesses(found, registers)),
+        accesses,
         divides,
         _divisor(program, found, registers) if divides else None,
+        _transfer(program, found, accesses, registers),
     )
+
+
+def _transfer(
+    program: CrashProgram, found: Any, accesses: tuple[Access, ...], registers: Mapping[str, int]
+) -> Transfer | None:
+    """Where a return, call or jump leads whose target does not stand in the instruction itself."""
+    import capstone
+
+    verb = TRANSFERS.get(found.mnemonic)
+    operand = found.operands[0] if found.operands else None
+    if verb is None or (operand is not None and operand.type == capstone.CS_OP_IMM and verb != "return"):
+        return None
+    if operand is not None and operand.type == capstone.CS_OP_REG:
+        target = _value(registers, found.reg_name(operand.reg))
+    else:
+        target = program.word(accesses[0].address) if accesses else None
+    return Transfer(verb, target) if target is not None else None
 
 
 def _accesses(found: Any, registers: Mapping[str, int]) -> list[Access]:

@@ -130,6 +130,13 @@ class CrashProgram:
         except FAULTS:
             return ""
 
+    def function_at(self, address: int) -> int | None:
+        """Where the function begins that an address is in; None where that is not known."""
+        try:
+            return int(self.drgn.symbol(address).address)
+        except FAULTS:
+            return None
+
     def close(self) -> None:
         """Close the files."""
         for content in self._files:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MOST_DETAILED = 64
 """So many frames, from the innermost, are told of with their variables."""
 MOST_VARIABLES = 64
+HANDLER_CALLED = "<signal handler called>"
+"""The code to which a handler returns; it has no name, and gdb calls it so."""
 RUNTIME = re.compile(r"(libc|libpthread|libm|libgcc_s|libstdc\+\+|libc\+\+(abi)?|ld-linux.*|ld-musl.*)[.-]")
 
 
@@ -81,6 +83,16 @@ def trace(program: CrashProgram, tid: int) -> Any:
         return None
 
 
+def stack_pointer(stack: Any, number: int) -> int | None:
+    """The stack pointer of a frame as drgn has it; None where that is not known."""
+    return _or_none(lambda: int(stack[number].sp)) if stack is not None else None
+
+
+def frame_of(program: CrashProgram, stack: Any, number: int) -> Frame:
+    """One frame of a stack as drgn has it."""
+    return _frame(program, stack[number], True)
+
+
 def crashed(program: CrashProgram, stack: Any, registers: Mapping[str, int]) -> tuple[Frame, ...]:
     """The frames of the crashed thread, also where the processor was led to where no code is."""
     if program.core.bits != 64:
@@ -104,6 +116,9 @@ def frames(program: CrashProgram, stack: Any, detailed: int = MOST_DETAILED) -> 
     if stack is None:
         return ()
     found = [_frame(program, frame, number < detailed) for number, frame in enumerate(stack)]
+    for number, frame in enumerate(stack):
+        if number and frame.interrupted and not frame.is_inline and not found[number - 1].function:
+            found[number - 1] = replace(found[number - 1], function=HANDLER_CALLED)
     if len(found) > 1 and found[-1].pc is None:  # the end of the outermost function's caller
         found.pop()
     return tuple(found)
