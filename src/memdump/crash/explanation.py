@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from memdump.crash import environment, fault, instructions, judgement, narrow, python, stacks
+from memdump.crash import environment, fault, instructions, judgement, narrow, python, registers, stacks
 from memdump.crash.core import Core
 from memdump.crash.program import FAULTS, CrashProgram
 from memdump.crash.unpacked import Unpacked
@@ -124,9 +124,9 @@ def _explain(program: CrashProgram, with_environment: bool) -> Explanation:
     tids = [thread.tid for thread in core.threads][:MOST_THREADS]
     trace = stacks.trace(program, tids[0]) if tids else None
     top = trace[0] if trace is not None and len(trace) else None
-    registers = _registers(top) if core.bits == 64 or not tids else narrow.registers(core, tids[0])
-    stack = stacks.crashed(program, trace, registers)
-    judged = judgement.judge(program, trace, registers)
+    values = _registers(top) or (registers.of_thread(core, tids[0]) if tids else {})
+    stack = stacks.crashed(program, trace, values)
+    judged = judgement.judge(program, trace, values)
     return Explanation(
         path=str(core.path),
         packing="",
@@ -140,7 +140,7 @@ def _explain(program: CrashProgram, with_environment: bool) -> Explanation:
         faulted=judged.faulted,
         stack=stack,
         instructions=_instructions(program, stack),
-        registers=[Register(name, value, _where(program, value)) for name, value in registers.items()],
+        registers=[Register(name, value, _where(program, value)) for name, value in values.items()],
         others=stacks.group(program, tids[1:]),
         modules=program.modules,
         python=None,

@@ -13,19 +13,12 @@ import drgn
 
 from memdump.crash.core import EXECUTE
 from memdump.crash.program import FAULTS
+from memdump.crash.registers import AARCH64, X86_64
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memdump.crash.program import CrashProgram
-
-X86_64 = (
-    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
-    "orig_rax", "rip", "cs", "rflags", "rsp", "ss",
-)  # fmt: skip
-"""The registers of ``struct pt_regs`` as drgn names them (``arch/x86/include/asm/ptrace.h``)."""
-AARCH64 = (*(f"x{number}" for number in range(31)), "sp", "pc", "pstate")
-"""``arch/arm64/include/uapi/asm/ptrace.h``."""
 
 
 def return_address(program: CrashProgram, registers: Mapping[str, int]) -> int | None:

@@ -33,6 +33,7 @@ FAULTS = (
     TypeError,
     OverflowError,
     NotImplementedError,
+    OSError,
 )
 """What reading a hostile process raises, or one of an architecture that drgn does not know well."""
 

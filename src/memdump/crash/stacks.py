@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import drgn
 
-from memdump.crash import lost, narrow
+from memdump.crash import lost, narrow, registers
 from memdump.crash.core import EXECUTE
 from memdump.crash.demangle import demangle
 from memdump.crash.program import FAULTS
@@ -93,16 +93,16 @@ def frame_of(program: CrashProgram, stack: Any, number: int) -> Frame:
     return _frame(program, stack[number], True)
 
 
-def crashed(program: CrashProgram, stack: Any, registers: Mapping[str, int]) -> tuple[Frame, ...]:
+def crashed(program: CrashProgram, stack: Any, values: Mapping[str, int]) -> tuple[Frame, ...]:
     """The frames of the crashed thread, also where the processor was led to where no code is."""
     if program.core.bits != 64:
-        return _narrow(program, registers)
+        return _narrow(program, values)
     top = frames(program, stack)
     region = program.core.region(top[0].pc) if top and top[0].pc is not None else None
     if not top or (region and region.flags & EXECUTE):
         return top
-    address = lost.return_address(program, registers)
-    rest = frames(program, lost.caller(program, registers, address)) if address else ()
+    address = lost.return_address(program, values)
+    rest = frames(program, lost.caller(program, values, address)) if address else ()
     if not rest or rest[0].pc is None:
         return top
     first = rest[0]
@@ -124,15 +124,15 @@ def frames(program: CrashProgram, stack: Any, detailed: int = MOST_DETAILED) -> 
     return tuple(found)
 
 
-def _narrow(program: CrashProgram, registers: Mapping[str, int]) -> tuple[Frame, ...]:
+def _narrow(program: CrashProgram, values: Mapping[str, int]) -> tuple[Frame, ...]:
     """Where a thread of a 32-bit program was, and who led it into nowhere: drgn does not unwind its stack."""
-    pc = registers.get(narrow.PC)
+    pc = values.get(narrow.PC)
     if pc is None:
         return ()
     region = program.core.region(pc)
     if region and region.flags & EXECUTE:
         return _at(program, pc, pc)
-    caller = lost.return_address(program, registers)
+    caller = lost.return_address(program, values)
     return _at(program, pc, pc) + (_at(program, caller, caller - 1) if caller else ())
 
 
@@ -161,7 +161,7 @@ def _at(program: CrashProgram, pc: int, place: int) -> tuple[Frame, ...]:
 def _of(program: CrashProgram, tid: int, detailed: int) -> tuple[Frame, ...]:
     """The frames of a thread that did not crash."""
     if program.core.bits != 64:
-        return _narrow(program, narrow.registers(program.core, tid))
+        return _narrow(program, registers.of_thread(program.core, tid))
     return frames(program, trace(program, tid), detailed)
 
 
