@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,13 @@ STACK_SLACK = 1 << 20
 """A function may reach so far below its stack pointer before the stack has grown."""
 CANONICAL_BITS = {"x86_64": 47, "aarch64": 48, "i686": 32}
 """Bits of an address of user space; with five levels of page tables (LA57) x86-64 has 56."""
+TAGGED_BITS = 56
 LARGEST_VECTOR = 64
+TRAPS_OF_COMPILERS = ("brk #0x3e8", "brk #1", "brk #0x1")
+"""What gcc and clang make of ``__builtin_trap`` on arm64."""
 PROTECTION_KEY, CONTROL_FLOW = 4, 10
+GENERAL = re.compile(r"r[a-d]x|r[sd]i|rbp|r\d+|x\d+|e[a-d]x|e[sd]i|ebp")
+"""General registers, but the stack pointer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +88,20 @@ def _sent(moment: Moment) -> Verdict:
     signal = moment.signal
     name = signals.name(signal.number)
     process = moment.core.process
+    if name == "SIGTRAP" and signal.code == 0 and _nothing_has_run(moment):
+        # What a debugger is told of with this signal when the program starts (ptrace(2)).
+        return Verdict("none", "it did not crash: a debugger had stopped it at its very start")
     if process and signal.sender == process.pid:
         return Verdict("raised", f"the program sent {name} to itself")
     return Verdict(
         "sent", f"nothing failed: process {signal.sender} of user {signal.user} sent {name} to this one"
     )
+
+
+def _nothing_has_run(moment: Moment) -> bool:
+    """Whether the program was not begun yet: the kernel starts it with zeros in the registers."""
+    values = [value for name, value in moment.registers.items() if GENERAL.fullmatch(name)]
+    return bool(values) and not any(values)
 
 
 def _bad_access(moment: Moment) -> Verdict:
@@ -106,6 +121,9 @@ def _at(moment: Moment, address: int) -> Verdict:
         return Verdict("protection_key", "a protection key of the thread denied the access", address)
     if found := _null(moment, address):
         return found
+    access = _access(moment, address)
+    if access and (found := _impossible(moment, access)):  # arm64 tells the address of that, too
+        return found
     region = moment.core.region(address)
     return _denied(moment, address, region) if region else _unmapped(moment, address)
 
@@ -117,8 +135,10 @@ def _readable_code(core: Core, pc: int) -> bool:
 
 def _access(moment: Moment, address: int) -> Access | None:
     """What the instruction did at the address, if it is one that it uses."""
+    # The kernel of arm64 may leave out the highest byte, which can be a tag.
+    bits = TAGGED_BITS if moment.core.architecture == "aarch64" else moment.core.bits
     for access in moment.instruction.accesses if moment.instruction else ():
-        if access.address <= address < access.address + max(access.size, 1):
+        if (address - access.address) % (1 << bits) < max(access.size, 1):
             return access
     return None
 
@@ -192,11 +212,11 @@ def _stack_overflow(moment: Moment, address: int) -> Verdict | None:
     near = above.start - address <= STACK_SLACK and abs(sp - above.start) <= STACK_SLACK
     if not near and not _called_from(moment, above):
         return None
-    guard = "in the guard page below" if at is not None else "right below" if near else "far below"
+    where = "in the guard page below it" if at is not None else "right below it" if near else "far below it"
     size = above.end - above.start
     return Verdict(
         "stack_overflow",
-        f"the stack of the thread ran out: {_did(moment, address)} {guard} its {size >> 10} KiB",
+        f"the stack of the thread ran out: {_did(moment, address)} {where}; it has {size >> 10} KiB",
         address,
         () if near else ("the function has larger variables on the stack than there was room left",),
     )
@@ -227,10 +247,10 @@ def _unmapped(moment: Moment, address: int) -> Verdict:
     did = _did(moment, address)
     below, above = moment.core.neighbours(address)
     if below and below.flags & WRITE and address - below.end < OVERRUN and _runs(moment, address, below):
-        beyond = address - below.end
+        behind = f"{address - below.end} bytes" if address > below.end else "right"
         return Verdict(
             "overrun",
-            f"{did} {beyond} bytes beyond the end of {below.name}: a loop or copy that ran on",
+            f"{did} {behind} behind the end of {below.name}: a loop or copy that ran on",
             address,
         )
     notes = list(_as_text(address))
@@ -284,7 +304,9 @@ def _without_address(moment: Moment) -> Verdict:
     what = f": {moment.instruction.text}" if moment.instruction else ""
     if moment.signal.code is None:
         return Verdict("unknown", f"a bad access, but the core lacks what was wrong with it{what}")
-    return Verdict("protection_fault", f"the processor refused the instruction{what}")
+    return Verdict(
+        "protection_fault", f"the processor refused an instruction that programs may not execute{what}"
+    )
 
 
 def _no_room(moment: Moment) -> tuple[str, ...]:
@@ -373,8 +395,8 @@ def _arithmetic(moment: Moment) -> Verdict:
         if current and current.divides and current.divisor not in (0, None):
             return Verdict(
                 "division_overflow",
-                f"a division whose result does not fit, as of the least integer by -1: {current.text}, by"
-                f" {current.divisor}",
+                f"a division whose result does not fit, such as that of the smallest integer by -1:"
+                f" {current.text}, which divides by {current.divisor}",
                 address,
             )
         how = f": {current.text}" if current and current.divides else ""
@@ -400,6 +422,8 @@ def _illegal(moment: Moment) -> Verdict:
 
 def _trap(moment: Moment) -> Verdict:
     current = moment.instruction
+    if current and current.text in TRAPS_OF_COMPILERS:
+        return _illegal(moment)
     return Verdict(
         "breakpoint",
         "a breakpoint or trap with no debugger there to take it"

@@ -67,7 +67,8 @@ LAYOUTS = {
     ),
 }  # fmt: skip
 """``struct sigcontext`` of ``arch/*/include/uapi/asm/sigcontext.h``."""
-ALIASES = {"fp": "x29", "lr": "x30"}
+FROM_START_ARM64 = 128 + 176 + 256
+"""The saved stack pointer, from the beginning of the frame on, where the handler begins on arm64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +97,16 @@ def handled(
             saved = _saved(program, layout, at)
             if saved is None:
                 continue
-            saved |= {name: saved[whole] for name, whole in ALIASES.items() if name in registers}
             found = {**registers, **saved}
             signal = _information(program, layout, at) or _last_fault(program, layout, at, pc, found)
             if signal:
                 return Handled(signal, number, found)
     return None
+
+
+def saved_arm64(program: CrashProgram, sp: int) -> dict[str, int] | None:
+    """The registers of what a handler interrupted, of which the frame is at ``sp``; None if there is none."""
+    return _saved(program, LAYOUTS["aarch64"], sp + FROM_START_ARM64)
 
 
 def _interrupted(trace: Any) -> list[tuple[int, int, int]]:

@@ -16,6 +16,8 @@ LONGEST_INSTRUCTION = 15
 FARTHEST_START = 1 << 15
 """A function that began farther back is not disassembled from its beginning."""
 ADDRESS, ADDRESS_32 = (1 << 64) - 1, (1 << 32) - 1
+ALIASES = {"fp": "x29", "lr": "x30"}
+"""What capstone calls registers of arm64 that the kernel only numbers."""
 SEGMENT_BASES = {"fs": "fs.base", "gs": "gs.base"}
 DIVISIONS = ("div", "idiv")
 TRANSFERS = {"ret": "return", "call": "call", "jmp": "jump", "blr": "call", "br": "jump"}
@@ -224,16 +226,49 @@ def _access(found: Any, operand: Any, registers: Mapping[str, int]) -> Access | 
         if segment not in registers:
             return None
         address += registers[segment]
-    # Of stores capstone says for arm64 that they read, too.
     writes = bool(operand.access & capstone.CS_AC_WRITE)
-    store = writes and found.mnemonic.startswith("st")
+    reads = bool(operand.access & capstone.CS_AC_READ)
+    if "sp" in registers:
+        reads, writes = _does_arm64(found.mnemonic)
     return Access(
         address & (ADDRESS_32 if "esp" in registers else ADDRESS),
-        getattr(operand, "size", 0),
-        bool(operand.access & capstone.CS_AC_READ) and not store,
+        getattr(operand, "size", 0) or _size_arm64(found),
+        reads,
         writes,
         base,
     )
+
+
+def _does_arm64(mnemonic: str) -> tuple[bool, bool]:
+    """Whether an instruction of arm64 that uses memory reads and writes it; capstone errs in that.
+
+    What begins neither with ``ld`` nor with ``st`` is an atomic exchange, or one that begins with ``ld`` and
+    the name of what it does (LDADD, LDCLR and so on: ARM DDI 0487, C3.2).
+    """
+    if mnemonic.startswith("prf"):
+        return False, False
+    exchanges = re.match("(cas|swp|ld(add|clr|eor|set|smax|smin|umax|umin))", mnemonic)
+    return exchanges is not None or mnemonic.startswith("ld"), (
+        exchanges is not None or mnemonic.startswith("st")
+    )
+
+
+def _size_arm64(found: Any) -> int:
+    """How many bytes a load or store of arm64 moves, by its name and its registers; 0 where not known."""
+    import capstone
+
+    if sized := re.search("^(?:ld|st|cas|swp).*?(b|h|sw)$", found.mnemonic):
+        return {"b": 1, "h": 2, "sw": 4}[sized[1]]
+    names = [
+        found.reg_name(one.reg) for one in found.operands if one.type == capstone.CS_OP_REG and not one.vas
+    ]
+    if not names:
+        return 0
+    pair = found.mnemonic in ("ldp", "stp", "ldnp", "stnp", "ldpsw", "ldxp", "ldaxp")
+    # Store-exclusive has the register for its status first: the last one before the memory is moved.
+    each = {"x": 8, "w": 4, "q": 16, "d": 8, "s": 4, "h": 2, "b": 1}
+    width = each.get(ALIASES.get(names[-1], names[-1])[0], 0)
+    return width * (2 if pair else 1)
 
 
 def _scale(operand: Any) -> int:
@@ -244,6 +279,7 @@ def _scale(operand: Any) -> int:
 
 def _value(registers: Mapping[str, int], register: str) -> int | None:
     """A register, also by the name of its lower part."""
+    register = ALIASES.get(register, register)
     if register in registers:
         return registers[register]
     if register in ("xzr", "wzr"):

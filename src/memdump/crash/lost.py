@@ -36,11 +36,15 @@ def caller(program: CrashProgram, registers: Mapping[str, int], address: int) ->
 
     Its first program counter is one less than ``address``: in the call, not behind it.
     """
-    x86 = program.core.architecture == "x86_64"
-    names = X86_64 if x86 else AARCH64
     values = {**registers, "rip": address - 1, "pc": address - 1}
-    if x86:
+    if program.core.architecture == "x86_64":
         values["rsp"] = registers["rsp"] + 8
+    return unwound(program, values)
+
+
+def unwound(program: CrashProgram, values: Mapping[str, int]) -> Any:
+    """The stack of a thread that has these registers, as drgn has it; None where it cannot be unwound."""
+    names = X86_64 if program.core.architecture == "x86_64" else AARCH64
     order = program.core.order
     words = struct.pack(f"{order}{len(names)}Q", *(values.get(name, 0) for name in names))
     try:

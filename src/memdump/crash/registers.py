@@ -1,4 +1,4 @@
-"""The registers of a thread as NT_PRSTATUS has them: for what drgn does not know, or cannot unwind."""
+"""The registers of a thread as NT_PRSTATUS has them: drgn does not tell all of them of every architecture."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ X86_64 = (
     "orig_rax", "rip", "cs", "rflags", "rsp", "ss",
 )  # fmt: skip
 """The registers of ``struct pt_regs`` as drgn names them (``arch/x86/include/asm/ptrace.h``)."""
-X86_64_BASES = ("fs.base", "gs.base")
+X86_64_SEGMENTS = ("fs.base", "gs.base", "ds", "es", "fs", "gs")
 """What NT_PRSTATUS has behind them (``struct user_regs_struct``)."""
 AARCH64 = (*(f"x{number}" for number in range(31)), "sp", "pc", "pstate")
 """``arch/arm64/include/uapi/asm/ptrace.h``."""
-ORDERS = {"i686": I386, "x86_64": (*X86_64, *X86_64_BASES), "aarch64": AARCH64}
+ORDERS = {"i686": I386, "x86_64": (*X86_64, *X86_64_SEGMENTS), "aarch64": AARCH64}
 
 
 def of_thread(core: Core, tid: int) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import drgn
 
-from memdump.crash import lost, narrow, registers
+from memdump.crash import handler, lost, narrow, registers
 from memdump.crash.core import EXECUTE
 from memdump.crash.demangle import demangle
 from memdump.crash.program import FAULTS
@@ -25,6 +25,10 @@ MOST_DETAILED = 64
 MOST_VARIABLES = 64
 HANDLER_CALLED = "<signal handler called>"
 """The code to which a handler returns; it has no name, and gdb calls it so."""
+MOST_HANDLERS = 8
+SIGRETURN = {"x86_64": bytes.fromhex("48c7c00f0000000f05"), "aarch64": bytes.fromhex("681180d2010000d4")}
+"""What handlers return to: ``mov $15, %rax; syscall``, and ``mov x8, #139; svc #0``."""
+LONGEST_RETURN = 9
 RUNTIME = re.compile(r"(libc|libpthread|libm|libgcc_s|libstdc\+\+|libc\+\+(abi)?|ld-linux.*|ld-musl.*)[.-]")
 
 
@@ -76,11 +80,40 @@ class Group:
 
 
 def trace(program: CrashProgram, tid: int) -> Any:
-    """The stack of a thread as drgn has it; None where there is none."""
+    """The frames of a thread's stack as drgn has them; None where there are none."""
     try:
-        return program.drgn.thread(tid).stack_trace()
+        found = list(program.drgn.thread(tid).stack_trace())
     except FAULTS:
         return None
+    return _behind_handlers(program, found) if program.core.architecture == "aarch64" else found
+
+
+def _behind_handlers(program: CrashProgram, found: list[Any]) -> list[Any]:
+    """Let the stack go on where a signal came: on arm64 drgn goes on with the caller of what was interrupted.
+
+    The kernel's code there has no unwind information, by design (``arch/arm64/kernel/vdso/sigreturn.S``).
+    """
+    start = 0
+    for _ in range(MOST_HANDLERS):
+        for number in range(start, len(found)):
+            pc, sp = _or_none(lambda: int(found[number].pc)), stack_pointer(found, number)  # noqa: B023
+            if pc is not None and sp is not None and _is_return_of_handler(program, pc):
+                break
+        else:
+            return found
+        saved = handler.saved_arm64(program, sp)
+        rest = lost.unwound(program, saved) if saved else None
+        if rest is None:
+            return found
+        found, start = [*found[: number + 1], *rest], number + 1
+    return found
+
+
+def _is_return_of_handler(program: CrashProgram, pc: int) -> bool:
+    """Whether the code at ``pc`` is what handlers return to: nothing but the system call ``rt_sigreturn``."""
+    code = program.read(pc, LONGEST_RETURN)
+    wanted = SIGRETURN.get(program.core.architecture)
+    return code is not None and wanted is not None and wanted in code
 
 
 def stack_pointer(stack: Any, number: int) -> int | None:
@@ -117,8 +150,9 @@ def frames(program: CrashProgram, stack: Any, detailed: int = MOST_DETAILED) -> 
         return ()
     found = [_frame(program, frame, number < detailed) for number, frame in enumerate(stack)]
     for number, frame in enumerate(stack):
-        if number and frame.interrupted and not frame.is_inline and not found[number - 1].function:
-            found[number - 1] = replace(found[number - 1], function=HANDLER_CALLED)
+        before = found[number - 1]
+        if number and frame.interrupted and before.pc and _is_return_of_handler(program, before.pc):
+            found[number - 1] = replace(before, function=HANDLER_CALLED)
     if len(found) > 1 and found[-1].pc is None:  # the end of the outermost function's caller
         found.pop()
     return tuple(found)

@@ -265,6 +265,20 @@ static void handler_fails(void)
     null_field();
 }
 
+static void open_files(void)
+{
+    FILE *stream = fopen("/proc/self/maps", "r"), *unwritten = tmpfile();
+    int other = open("/usr/bin/env", O_RDONLY);
+    fgetc(stream);
+    fputs("seven b", unwritten);
+    char *kept = strdup("/var/lib/shop/orders.db");
+    mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, other, 0);
+    printf("%d %d\n", fileno(stream), fileno(unwritten));
+    fflush(stdout);
+    null_field();
+    free(kept);
+}
+
 static void fortified(void)
 {
     char small[8];
@@ -318,7 +332,7 @@ static const struct {
     WAY(breakpoint), WAY(killed), WAY(raised), WAY(threads),
     WAY(smashed_return), WAY(call_text), WAY(far_field), WAY(far_element), WAY(below_null), WAY(huge_frame),
     WAY(overflow_with_handler), WAY(handler_sends_again), WAY(handler_on_its_own_stack), WAY(handler_aborts),
-    WAY(handler_fails),
+    WAY(handler_fails), WAY(open_files),
 };
 
 int main(int count, char **words)
