@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from memdump.crash import environment, fault, instructions, judgement, narrow, python, registers, stacks
+from memdump.crash import (
+    environment,
+    fault,
+    files,
+    instructions,
+    judgement,
+    narrow,
+    python,
+    registers,
+    stacks,
+)
 from memdump.crash.core import Core
 from memdump.crash.program import FAULTS, CrashProgram
 from memdump.crash.unpacked import Unpacked
@@ -17,6 +27,7 @@ if TYPE_CHECKING:
     from memdump.crash.environment import Started
     from memdump.crash.exception import Thrown
     from memdump.crash.fault import Verdict
+    from memdump.crash.files import Files
     from memdump.crash.instructions import Instruction
     from memdump.crash.modules import CrashModule
     from memdump.crash.notes import ProcessInfo, SignalInfo
@@ -66,7 +77,9 @@ class Explanation:
     modules: list[CrashModule]
     python: PythonStacks | None
     """None where no Python ran in it."""
-    started: Started | None
+    started: Started | None = None
+    """Only where it was asked for."""
+    files: Files | None = None
     """Only where it was asked for."""
     defects: list[str] = field(default_factory=list)
     """What is missing from the answer, and why."""
@@ -97,6 +110,7 @@ def explain(
     ask: Ask | None = None,
     root: Path | None = None,
     with_environment: bool = False,
+    with_files: bool = False,
 ) -> Explanation:
     """Explain the core of a process.
 
@@ -110,7 +124,11 @@ def explain(
             raise NotADump(f"{path}: is a core, but not of a process: nothing in it tells of one")
         program = CrashProgram(core, unpacked.file, root)
         try:
-            found = _explain(program, with_environment)
+            found = _explain(program)
+            if with_environment:
+                found = replace(found, started=environment.started(program))
+            if with_files:
+                found = replace(found, files=files.files(program))
             found = _with_python(found, unpacked, core.bits)
         finally:
             program.close()
@@ -119,12 +137,12 @@ def explain(
     return replace(found, packing=unpacked.packing, defects=[*unpacked.defects, *found.defects])
 
 
-def _explain(program: CrashProgram, with_environment: bool) -> Explanation:
+def _explain(program: CrashProgram) -> Explanation:
     core = program.core
     tids = [thread.tid for thread in core.threads][:MOST_THREADS]
     trace = stacks.trace(program, tids[0]) if tids else None
     top = trace[0] if trace is not None and len(trace) else None
-    values = _registers(top) or (registers.of_thread(core, tids[0]) if tids else {})
+    values = (registers.of_thread(core, tids[0]) if tids else {}) or _registers(top)
     stack = stacks.crashed(program, trace, values)
     judged = judgement.judge(program, trace, values)
     return Explanation(
@@ -144,7 +162,6 @@ def _explain(program: CrashProgram, with_environment: bool) -> Explanation:
         others=stacks.group(program, tids[1:]),
         modules=program.modules,
         python=None,
-        started=environment.started(program) if with_environment else None,
         defects=_defects(program, stack),
     )
 
@@ -214,11 +231,10 @@ def _defects(program: CrashProgram, stack: tuple[Frame, ...]) -> list[str]:
     for module in program.modules:
         if module.name not in on_stack and not (module.missing and module is program.modules[0]):
             continue
+        name = module.name or f"the module at {module.start:#x}"
         wanted = f" (its build id is {module.build_id})" if module.build_id else ""
         if module.missing:
-            found.append(f"no file of {module.name}{wanted}: {module.missing}; its functions are not named")
+            found.append(f"no file of {name}{wanted}: {module.missing}; its functions are not named")
         elif module.name in nameless and not module.debug_information:
-            found.append(
-                f"no debug information for {module.name}{wanted}: functions are given as offsets in it"
-            )
+            found.append(f"no debug information for {name}{wanted}: functions are given as offsets in it")
     return found
