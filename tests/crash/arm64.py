@@ -32,7 +32,7 @@ for program in crash crash-stripped; do
     done
 done
 cd /cores
-echo BEGIN
+echo; echo BEGIN
 $B tar c . | $B gzip | $B base64
 echo END
 $B poweroff -f
@@ -100,7 +100,7 @@ def _crash(emulator: str, kernel: Path, busybox: Path, folder: Path) -> None:
             subprocess.run(command, input=names.encode(), stdout=out, cwd=root, check=True)
         command = [emulator, "-M", "virt", "-cpu", "max,pauth-impdef=on", "-m", "1G", "-nographic"]
         command += ["-monitor", "none", "-serial", f"file:{console}", "-kernel", str(kernel)]
-        command += ["-initrd", str(packed), "-append", "console=ttyAMA0 quiet panic=-1", "-no-reboot"]
+        command += ["-initrd", str(packed), "-append", "console=ttyAMA0 loglevel=0 panic=-1", "-no-reboot"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         said = console.read_text(errors="replace").replace("\r", "") if console.exists() else done.stderr
     _, begun, rest = said.partition("\nBEGIN\n")
