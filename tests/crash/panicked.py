@@ -29,6 +29,15 @@ CRASH = (
 """Root's shell on the second processor asks for a crash (``Documentation/admin-guide/sysrq.rst``)."""
 
 
+CRASH_IN_MODULE = (
+    "echo 0 > /proc/sys/kernel/panic; modprobe softdog soft_panic=1 soft_margin=2; "
+    "echo $$; cat /proc/sys/kernel/tainted; cat /proc/modules; echo end; "
+    "exec 3> /dev/watchdog; exec sleep 99"
+)
+"""A watchdog in software that nobody feeds panics in its timer, which is a module's code in an interrupt."""
+WAYS = {"panicked": CRASH, "panicked-module": CRASH_IN_MODULE}
+
+
 @dataclass(frozen=True)
 class Panicked:
     """The memory of the guest, and what it said of itself right before."""
@@ -52,25 +61,25 @@ class Panicked:
         return told
 
 
-def get() -> Panicked:
-    """The guest from the lab's cache, else one is booted now; raises `cache.NoLab` where that cannot be."""
+def get(way: str = "panicked") -> Panicked:
+    """One of `WAYS` from the lab's cache, else booted now; raises `cache.NoLab` where that cannot be."""
     kernel = kernels.get(KERNEL)
-    target = cache.folder() / "guests" / "panicked"
+    target = cache.folder() / "guests" / way
     with cache.locked(target):
         stamp = target / "made-from"
-        key = f"{kernel.release} {CRASH}"
+        key = f"{kernel.release} {WAYS[way]}"
         keep = os.environ.get("MEMDUMP_LAB_KEEP") == "1"
         if not stamp.exists() or (stamp.read_text() != key and not keep):
             with cache.made_whole(target) as folder:
-                _make(folder)
+                _make(folder, WAYS[way])
                 (folder / "made-from").write_text(key)
     return Panicked(target)
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path, crash: str) -> None:
     with Live() as live:
         shell = subprocess.Popen(
-            live.command(CRASH), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+            live.command(crash), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
         )
         assert shell.stdout
         told = []

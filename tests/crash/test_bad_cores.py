@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memdump.crash.core import Core
+from memdump.crash.core import AT_RANDOM, Core
 from memdump.crash.explanation import Explanation, explain
 from memdump.errors import MemdumpError, NotADump
 from memdump.image.content import open_content
@@ -127,8 +128,6 @@ def test_a_program_in_another_place(own: cores.Crash, tmp_path: Path) -> None:
 
 
 def test_a_program_that_became_a_pipe_is_not_opened(own: cores.Crash) -> None:
-    import os
-
     own.program.unlink()
     os.mkfifo(own.program)
     found = explain(own.core)
@@ -150,14 +149,48 @@ def test_an_address_as_addr2line_takes_it(own: cores.Crash, crashed: Crashed, ex
     assert offset == top.module_offset
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize(("program", "way"), [("crash", "plain_abort"), ("throw", "derived")])
+def test_memory_at_an_offset_that_no_file_has(
+    program: str, way: str, tmp_path: Path, crashed: Crashed
+) -> None:
+    """To read there is refused with EINVAL (lseek(2)), not answered with an end of file."""
+    path = copied(crashed(way, debug=False, program=program), tmp_path)
+    with open_content(path) as content:
+        core = Core(path, content)
+        stack = core.region(core.auxv[AT_RANDOM])
+        assert stack is not None
+        at = content[: core.elf.program_offset + (1 << 16)].index(
+            struct.pack("<2Q", stack.offset, stack.start)
+        )
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(struct.pack("<Q", 1 << 63))
+    found = explain(path)
+    assert found.verdict.kind == "abort"
+    assert any("truncated" in defect for defect in found.defects)
+
+
+EXTREME = st.sampled_from([0, 1, 4095, 1 << 32, 1 << 47, 1 << 63, (1 << 63) - 1, (1 << 64) - 1])
+FUZZED = [
+    ("crash", "null_field"),
+    ("crash", "handler_aborts"),
+    ("crash", "double_free"),
+    ("throw", "derived"),
+]
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
+@pytest.mark.parametrize(("program", "way"), FUZZED)
 def test_damage_anywhere_is_an_answer_or_an_error(
-    data: st.DataObject, tmp_path: Path, crashed: Crashed
+    program: str, way: str, data: st.DataObject, tmp_path: Path, crashed: Crashed
 ) -> None:
     """The headers and notes are parsed by what is here; the program is left out, so that it is quick."""
     path = tmp_path / "core"
-    damaged = bytearray(crashed("null_field", debug=False).core.read_bytes())
+    damaged = bytearray(crashed(way, debug=False, program=program).core.read_bytes())
+    for _ in range(data.draw(st.integers(0, 3))):  # words of the program headers
+        at = 64 + 8 * data.draw(st.integers(0, 7 * 30))
+        damaged[at : at + 8] = struct.pack("<Q", data.draw(EXTREME))
     for _ in range(data.draw(st.integers(1, 8))):
         at = data.draw(st.integers(0, 6000) | st.integers(0, len(damaged) - 9))
         with_what = data.draw(st.binary(min_size=1, max_size=8))

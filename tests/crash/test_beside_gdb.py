@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from memdump.crash.explanation import explain
 from tests.crash import cores
+from tests.process.targets import begun
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,8 +123,19 @@ def test_a_core_of_gcore_says_the_same(
     assert found.defects == []
 
 
-def test_a_core_of_a_running_process_is_no_crash(tmp_path: Path) -> None:
+def test_a_core_of_a_process_that_gdb_started_is_no_crash(tmp_path: Path) -> None:
     core = tmp_path / "core"
     cores.gdb("-ex", "starti", "-ex", f"gcore {core}", "-ex", "kill", "--args", "/bin/true")
     found = explain(core)
-    assert found.verdict.kind in ("none", "breakpoint", "signal", "raised")
+    assert found.signal is not None
+    assert (found.signal.number, found.signal.code) == (signal.SIGTRAP, 0)
+    assert found.verdict.kind == "none"
+    assert "a debugger had stopped it at its very start" in found.verdict.text
+
+
+def test_a_core_of_a_process_that_gdb_attached_to_is_no_crash(tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    with begun(["sleep", "99"]) as target:
+        cores.gdb("-p", str(target.pid), "-ex", f"gcore {core}", "-ex", "detach")
+    found = explain(core)
+    assert found.verdict.kind == "none", found.verdict

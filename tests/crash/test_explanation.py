@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,12 +13,13 @@ import pytest
 
 from memdump.crash import signals
 from memdump.crash.explanation import explain
+from tests.crash import cores
 from tests.process.targets import begun
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.crash.conftest import Explained
+    from tests.crash.conftest import Crashed, Explained
 
 KINDS = {
     "null_field": "null_pointer",
@@ -51,6 +53,17 @@ KINDS = {
     "killed": "raised",
     "raised": "raised",
     "threads": "null_pointer",
+    "smashed_return": "wild_jump",
+    "call_text": "wild_jump",
+    "far_field": "null_pointer",
+    "far_element": "null_pointer",
+    "below_null": "null_pointer",
+    "huge_frame": "stack_overflow",
+    "overflow_with_handler": "stack_overflow",
+    "handler_sends_again": "null_pointer",
+    "handler_on_its_own_stack": "null_pointer",
+    "handler_aborts": "write_to_read_only",
+    "handler_fails": "null_pointer",
 }
 WITH_AND_WITHOUT = pytest.mark.parametrize("debug", [True, False], ids=["debug", "stripped"])
 
@@ -73,7 +86,7 @@ def test_a_field_of_null_with_its_offset(explained: Explained, debug: bool) -> N
 
 @WITH_AND_WITHOUT
 def test_a_write_to_null_is_called_one(explained: Explained, debug: bool) -> None:
-    assert "a write to 4 bytes" in explained("null_write", debug=debug).verdict.text
+    assert "a write of 4 bytes" in explained("null_write", debug=debug).verdict.text
 
 
 def test_what_kind_of_memory_was_jumped_to(explained: Explained) -> None:
@@ -93,6 +106,74 @@ def test_endless_recursion_and_where_the_stack_ran_out(explained: Explained) -> 
     assert main.notes == thread.notes == ("endless recursion: recurse calls itself",)
     assert "right below" in main.text
     assert "in the guard page" in thread.text
+
+
+@WITH_AND_WITHOUT
+def test_where_a_return_or_call_led_to(explained: Explained, debug: bool) -> None:
+    for way, says in (
+        ("smashed_return", "its return address was overwritten"),
+        ("call_text", "a call to 0x"),
+    ):
+        verdict = explained(way, debug=debug).verdict
+        assert says in verdict.text
+        assert verdict.address == int.from_bytes(b"smashed!", "little")
+        assert "'smashed!'" in verdict.notes[0]
+
+
+@WITH_AND_WITHOUT
+def test_offsets_from_null_that_are_large_or_negative(explained: Explained, debug: bool) -> None:
+    for way, says in (
+        ("far_field", "at offset 70000 "),
+        ("far_element", "at offset 400000 "),
+        ("below_null", "at offset -8 from a NULL pointer"),
+    ):
+        assert says in explained(way, debug=debug).verdict.text
+
+
+@WITH_AND_WITHOUT
+def test_a_stack_that_has_no_room_for_a_handler_or_a_function(explained: Explained, debug: bool) -> None:
+    handled, huge = (explained(way, debug=debug).verdict for way in ("overflow_with_handler", "huge_frame"))
+    assert "it could not run: the stack has no room for it" in handled.notes[0]
+    assert "endless recursion: recurse calls itself" in handled.notes or not debug
+    assert " far below it; " in huge.text
+
+
+@WITH_AND_WITHOUT
+@pytest.mark.parametrize(
+    ("way", "ended"),
+    [
+        ("handler_sends_again", "sent SIGSEGV to end the program"),
+        ("handler_on_its_own_stack", "sent SIGSEGV to end the program"),
+        ("handler_aborts", "aborted the program"),
+        ("handler_fails", "failed itself: a write of 1 byte where nothing is mapped"),
+    ],
+)
+def test_the_fault_before_a_handler_and_what_the_handler_did(
+    way: str, ended: str, debug: bool, explained: Explained
+) -> None:
+    found = explained(way, debug=debug)
+    expected = explained("write_read_only" if way == "handler_aborts" else "null_field", debug=debug)
+    assert found.verdict.notes[:-1] == expected.verdict.notes
+    assert found.verdict.notes[-1].startswith(f"then a handler of SIGSEGV ran, and {ended}")
+    assert (found.verdict.text[:12], found.verdict.kind) == (
+        expected.verdict.text[:12],
+        expected.verdict.kind,
+    )
+    assert found.faulted is not None
+    assert found.culprit is found.faulted
+    assert (found.faulted.function, found.faulted.line) == (
+        expected.stack[0].function,
+        expected.stack[0].line,
+    )
+
+
+def test_the_handler_in_the_stack_is_named_as_gdb_names_it(crashed: Crashed, explained: Explained) -> None:
+    ours = [frame.function for frame in explained("handler_fails").stack]
+    assert ours[:4] == ["fail_itself", "<signal handler called>", "read_null_field", "null_field"]
+    assert re.search(
+        r"#1  <signal handler called>\n#2 .* in read_null_field ",
+        cores.ask_gdb(crashed("handler_fails"))["stack"],
+    )
 
 
 def test_a_division_and_its_divisor(explained: Explained) -> None:

@@ -27,6 +27,9 @@ class Code:
         at = address - PC
         return self._code[at : at + size] if at >= 0 and at + size <= len(self._code) else None
 
+    def word(self, address: int) -> int | None:
+        return None
+
 
 def program(architecture: str, code: str) -> CrashProgram:
     return cast("CrashProgram", Code(architecture, code))
@@ -44,9 +47,17 @@ def program(architecture: str, code: str) -> CrashProgram:
         ("x86_64", "50", {"rsp": 0x8000}, Access(0x7FF8, 8, False, True, "rsp")),
         ("x86_64", "c3", {"rsp": 0x8000}, Access(0x8000, 8, True, False, "rsp")),
         ("x86_64", "0f2900", {"rax": 4}, Access(4, 16, False, True, "rax")),
-        ("aarch64", "000c40f9", {"x0": 0}, Access(0x18, 0, True, False, "x0")),
-        ("aarch64", "000c00f9", {"x0": 0}, Access(0x18, 0, False, True, "x0")),
-        ("aarch64", "207862f8", {"x1": 0x1000, "x2": 2}, Access(0x1010, 0, True, False, "x1")),
+        ("aarch64", "000c40f9", {"x0": 0, "sp": 1}, Access(0x18, 8, True, False, "x0")),
+        ("aarch64", "000c00f9", {"x0": 0, "sp": 1}, Access(0x18, 8, False, True, "x0")),
+        ("aarch64", "207862f8", {"x1": 0x1000, "x2": 2, "sp": 1}, Access(0x1010, 8, True, False, "x1")),
+        ("aarch64", "fd7bbea9", {"sp": 0x8000}, Access(0x7FE0, 16, False, True, "sp")),
+        ("aarch64", "a00741a9", {"x29": 0x8000, "sp": 1}, Access(0x8010, 16, True, False, "fp")),
+        ("aarch64", "60008039", {"x3": 0x10, "sp": 1}, Access(0x10, 1, True, False, "x3")),
+        ("aarch64", "600080b9", {"x3": 0x10, "sp": 1}, Access(0x10, 4, True, False, "x3")),
+        ("aarch64", "41000079", {"x2": 0x10, "sp": 1}, Access(0x10, 2, False, True, "x2")),
+        ("aarch64", "6000803d", {"x3": 0x10, "sp": 1}, Access(0x10, 16, False, True, "x3")),
+        ("aarch64", "207c0288", {"x1": 0x10, "sp": 1}, Access(0x10, 4, False, True, "x1")),
+        ("aarch64", "410020b8", {"x2": 0x10, "sp": 1}, Access(0x10, 4, True, True, "x2")),
     ],
 )
 def test_the_memory_that_an_instruction_uses(

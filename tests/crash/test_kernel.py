@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +20,7 @@ from tests.lab import cache, guests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from memdump.dump import Dump
     from memdump.kernel.kernel import Kernel
@@ -36,9 +40,13 @@ Call Trace:
 
 
 @pytest.fixture(scope="module")
-def guest() -> panicked.Panicked:
+def machine() -> panicked.Panicked:
+    return had("panicked")
+
+
+def had(way: str) -> panicked.Panicked:
     try:
-        return panicked.get()
+        return panicked.get(way)
     except (cache.NoLab, RuntimeError, OSError, subprocess.CalledProcessError) as error:
         if guests_required():
             raise
@@ -52,8 +60,8 @@ def guests_required() -> bool:
 
 
 @pytest.fixture(scope="module")
-def crash(guest: panicked.Panicked) -> KernelCrash:
-    with memdump.open(guest.image) as dump:
+def crash(machine: panicked.Panicked) -> KernelCrash:
+    with memdump.open(machine.image) as dump:
         return explain_kernel(dump)
 
 
@@ -66,17 +74,17 @@ class TestAPanickedGuest:
         assert "SysRq-c" in crash.meaning
         assert crash.defects == []
 
-    def test_the_task_and_the_processor(self, crash: KernelCrash, guest: panicked.Panicked) -> None:
-        said = re.search(r"CPU: (\d+) .*PID: (\d+) Comm: (\S+)", guest.console)
+    def test_the_task_and_the_processor(self, crash: KernelCrash, machine: panicked.Panicked) -> None:
+        said = re.search(r"CPU: (\d+) .*PID: (\d+) Comm: (\S+)", machine.console)
         assert said
         assert crash.task is not None
         assert (crash.cpu, crash.task.pid, crash.task.name) == (int(said[1]), int(said[2]), said[3])
-        assert crash.task.pid == int(guest.told[0])
+        assert crash.task.pid == int(machine.told[0])
 
     def test_the_stack_is_the_call_trace_of_the_kernel(
-        self, crash: KernelCrash, guest: panicked.Panicked
+        self, crash: KernelCrash, machine: panicked.Panicked
     ) -> None:
-        trace = guest.console.rpartition("Call Trace:")[2].partition("</TASK>")[0]
+        trace = machine.console.rpartition("Call Trace:")[2].partition("</TASK>")[0]
         said = re.findall(r" (?<!\? )(\w[\w.]*)\+0x([0-9a-f]+)/0x[0-9a-f]+$", trace, re.MULTILINE)
         theirs = [(name, int(offset, 16)) for name, offset in said if name not in ("panic", "vpanic")]
         ours = [(frame.function, frame.offset) for frame in crash.stack]
@@ -84,9 +92,9 @@ class TestAPanickedGuest:
         assert [frame for frame in ours if frame[0] not in ("panic", "vpanic")] == theirs[1:]
         assert theirs[0][0] == "dump_stack_lvl"  # it has returned since
 
-    def test_taint(self, crash: KernelCrash, guest: panicked.Panicked) -> None:
+    def test_taint(self, crash: KernelCrash, machine: panicked.Panicked) -> None:
         letters = "PFSRMBUDAWCIOELKXTNJ"
-        mask = int(guest.told[1])
+        mask = int(machine.told[1])
         assert crash.taint == "".join(letters[bit] for bit in range(20) if mask >> bit & 1)
         assert "a warning had been given before" in crash.taints
 
@@ -95,12 +103,74 @@ class TestAPanickedGuest:
         assert any("Call Trace" in line for line in crash.log)
         assert crash.log[-1].startswith("---[ end Kernel panic")
 
-    def test_the_command(self, guest: panicked.Panicked) -> None:
-        command = [sys.executable, "-m", "memdump", "explain", str(guest.image)]
+    def test_the_command(self, machine: panicked.Panicked) -> None:
+        command = [sys.executable, "-m", "memdump", "explain", str(machine.image)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "  message   Kernel panic - not syncing: sysrq triggered crash\n" in done.stdout
         assert "\nSTACK " in done.stdout
+
+
+@pytest.mark.lab
+@pytest.mark.xdist_group("live")
+@pytest.mark.parametrize("options", ["-c -d 31", "-l -d 31", "-E -d 31"])
+def test_a_vmcore_of_makedumpfile_says_the_same(options: str, crash: KernelCrash, tmp_path: Path) -> None:
+    """What kdump keeps, compressed by page or as a core: neither free memory, nor user space, nor zeros."""
+    program = shutil.which("makedumpfile", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    if program is None:
+        pytest.skip("makedumpfile is not installed: apt install makedumpfile")
+    # It refuses the core as QEMU wrote it: "Can't get the number of PT_LOAD".
+    core, vmcore = tmp_path / "core", tmp_path / "vmcore"
+    convert = [sys.executable, "-m", "memdump", "convert", crash.path, str(core), "--to", "elf"]
+    subprocess.run(convert, check=True, capture_output=True)
+    subprocess.run([program, *options.split(), core, vmcore], check=True, capture_output=True)
+    core.unlink()
+    with memdump.open(vmcore) as dump:
+        assert dump.image.format == ("elf" if "-E" in options else "kdump")
+        found = explain_kernel(dump)
+    assert replace(found, path=crash.path) == crash
+
+
+@pytest.fixture(scope="module")
+def guest_of_module() -> panicked.Panicked:
+    return had("panicked-module")
+
+
+@pytest.fixture(scope="module")
+def crash_in_module(guest_of_module: panicked.Panicked) -> KernelCrash:
+    with memdump.open(guest_of_module.image) as dump:
+        return explain_kernel(dump)
+
+
+@pytest.mark.lab
+@pytest.mark.xdist_group("live")
+class TestAPanicInAModuleInAnInterrupt:
+    def test_what_the_console_said(
+        self, crash_in_module: KernelCrash, guest_of_module: panicked.Panicked
+    ) -> None:
+        found = crash_in_module
+        said = re.search(r"CPU: (\d+) .*PID: (\d+) Comm: (\S+)", guest_of_module.console)
+        assert said
+        assert found.task is not None
+        assert found.message == "Kernel panic - not syncing: Software Watchdog Timer expired"
+        assert (found.cpu, found.task.pid, found.task.name) == (int(said[1]), int(said[2]), said[3])
+        assert (found.taint, found.modules, found.defects) == ("", ("softdog",), [])
+        assert guest_of_module.told[1] == "0"
+        assert any(line.startswith("softdog ") for line in guest_of_module.told)
+
+    def test_the_stack_leads_through_the_module_to_the_task(
+        self, crash_in_module: KernelCrash, guest_of_module: panicked.Panicked
+    ) -> None:
+        trace = guest_of_module.console.rpartition("Call Trace:")[2].partition("</TASK>")[0]
+        line = r"(?:\] {2}|RIP: 0010:)(\w[\w.]*)\+0x([0-9a-f]+)/0x[0-9a-f]+(?: \[(\w+)\])?\r?$"
+        theirs = [
+            (name, int(offset, 16), module) for name, offset, module in re.findall(line, trace, re.MULTILINE)
+        ]
+        ours = [(frame.function, frame.offset, frame.module) for frame in crash_in_module.stack]
+        assert [frame[0] for frame in theirs[:3]] == ["dump_stack_lvl", "panic", "softdog_fire.cold"]
+        assert ours[0][0] == "panic"  # it has gone on since it printed its stack
+        assert ours[1:] == theirs[2:]
+        assert ours[1][2] == "softdog"
 
 
 def test_an_oops_and_the_modules_in_it() -> None:
@@ -165,6 +235,7 @@ def test_what_an_earlier_call_left_on_the_stack_is_passed_over(monkeypatch: pyte
     names = ("panic", "sysrq_handle_crash", "entry_SYSCALL_64")
     real = tuple(kernel_stack.KernelFrame(top + at, name, 16, "") for at, name in enumerate(names))
     stale = (real[0], kernel_stack.KernelFrame(top - 1, "", None, ""), *real)
+    monkeypatch.setattr(kernel_stack, "_know_unwinding", lambda _: None)
     monkeypatch.setattr(kernel_stack, "_read", lambda *_: kernel_stack.Stack(top, ()))
     monkeypatch.setattr(kernel_stack, "_modules", lambda _: [])
     monkeypatch.setattr(kernel_stack, "_returns", lambda *_: [(top, top), (top + 8, top)])

@@ -125,7 +125,7 @@ def test_words_and_instructions(crash: Callable[..., cores.Crash]) -> None:
     assert found.verdict.text.startswith("a read of 4 bytes through a NULL pointer, at offset 20 (0x14)")
     assert found.verdict.text.endswith("is 0")
     found = explain(crash("overflow").core)
-    assert "a write to 1 byte" in found.verdict.text
+    assert "a write of 1 byte" in found.verdict.text
     found = explain(crash("division").core)
     assert "idiv" in found.verdict.text
 

@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="show the whole command line and the environment, in which there may be secrets",
     )
     parser.add_argument(
+        "--files",
+        action="store_true",
+        help="show what the process knew of files: mapped ones, open streams of the C library, and texts in"
+        " its memory that look like paths; its table of open files is in no core",
+    )
+    parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="how to write it (default: %(default)s)"
     )
 
@@ -60,7 +66,7 @@ def _process(path: Path, keys: dict[str, Any], args: argparse.Namespace) -> int:
     from memdump.crash.explanation import explain
     from memdump.report import crash, crash_json
 
-    found = explain(path, root=args.root, with_environment=args.environment, **keys)
+    found = explain(path, root=args.root, with_environment=args.environment, with_files=args.files, **keys)
     _custody.record_file(str(path), "opened")
     if args.format == "json":
         _print_json(crash_json.document(found))

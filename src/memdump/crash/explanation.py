@@ -6,15 +6,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from memdump.crash import (
-    abort,
     environment,
-    exception,
     fault,
+    files,
     instructions,
+    judgement,
     narrow,
-    null_field,
     python,
-    signals,
+    registers,
     stacks,
 )
 from memdump.crash.core import Core
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from memdump.crash.environment import Started
     from memdump.crash.exception import Thrown
     from memdump.crash.fault import Verdict
+    from memdump.crash.files import Files
     from memdump.crash.instructions import Instruction
     from memdump.crash.modules import CrashModule
     from memdump.crash.notes import ProcessInfo, SignalInfo
@@ -67,6 +67,8 @@ class Explanation:
     exception: Thrown | None
     thread: int | None
     """The thread that crashed."""
+    faulted: Frame | None
+    """Where the first fault was, if a handler of the program was called for it; None where none was."""
     stack: tuple[Frame, ...]
     instructions: list[Instruction]
     registers: list[Register]
@@ -75,14 +77,22 @@ class Explanation:
     modules: list[CrashModule]
     python: PythonStacks | None
     """None where no Python ran in it."""
-    started: Started | None
+    started: Started | None = None
+    """Only where it was asked for."""
+    files: Files | None = None
     """Only where it was asked for."""
     defects: list[str] = field(default_factory=list)
     """What is missing from the answer, and why."""
 
     @property
     def culprit(self) -> Frame | None:
-        """The innermost function of the program itself, where the crash was in the libraries of C or C++."""
+        """The function to look at, where it is not the innermost one.
+
+        That is where a fault was that a handler was called for, else the innermost function of the program
+        itself, where the crash was in the libraries of C or C++.
+        """
+        if self.faulted is not None:
+            return self.faulted
         if self.signal is None or not self.stack or not self.stack[0].of_runtime:
             return None
         return next((frame for frame in self.stack if frame.pc and not frame.of_runtime), None)
@@ -100,6 +110,7 @@ def explain(
     ask: Ask | None = None,
     root: Path | None = None,
     with_environment: bool = False,
+    with_files: bool = False,
 ) -> Explanation:
     """Explain the core of a process.
 
@@ -113,7 +124,11 @@ def explain(
             raise NotADump(f"{path}: is a core, but not of a process: nothing in it tells of one")
         program = CrashProgram(core, unpacked.file, root)
         try:
-            found = _explain(program, with_environment)
+            found = _explain(program)
+            if with_environment:
+                found = replace(found, started=environment.started(program))
+            if with_files:
+                found = replace(found, files=files.files(program))
             found = _with_python(found, unpacked, core.bits)
         finally:
             program.close()
@@ -122,41 +137,31 @@ def explain(
     return replace(found, packing=unpacked.packing, defects=[*unpacked.defects, *found.defects])
 
 
-def _explain(program: CrashProgram, with_environment: bool) -> Explanation:
+def _explain(program: CrashProgram) -> Explanation:
     core = program.core
     tids = [thread.tid for thread in core.threads][:MOST_THREADS]
     trace = stacks.trace(program, tids[0]) if tids else None
     top = trace[0] if trace is not None and len(trace) else None
-    registers = _registers(top) if core.bits == 64 or not tids else narrow.registers(core, tids[0])
-    stack = stacks.crashed(program, trace, registers)
-    pc, sp = _position(top, registers)
-    current = instructions.current(program, pc, registers) if pc is not None else None
-    listing = _instructions(program, stack)
-    message, thrown = "", None
-    if core.signal is None:
-        verdict = fault.Verdict("none", "it did not crash: this is the memory of a process that ran on")
-    elif pc is None or sp is None:
-        verdict = fault.Verdict("unknown", "the core lacks the registers of the thread that crashed")
-    else:
-        moment = fault.Moment(core, core.signal, pc, sp, registers, current)
-        verdict, message, thrown = _judge(program, moment, trace, listing)
+    values = (registers.of_thread(core, tids[0]) if tids else {}) or _registers(top)
+    stack = stacks.crashed(program, trace, values)
+    judged = judgement.judge(program, trace, values)
     return Explanation(
         path=str(core.path),
         packing="",
         architecture=core.architecture,
         process=core.process,
         signal=core.signal,
-        verdict=_with_recursion(verdict, stack),
-        message=message,
-        exception=thrown,
+        verdict=_with_recursion(judged.verdict, stack),
+        message=judged.message,
+        exception=judged.exception,
         thread=tids[0] if tids else None,
+        faulted=judged.faulted,
         stack=stack,
-        instructions=listing,
-        registers=[Register(name, value, _where(program, value)) for name, value in registers.items()],
+        instructions=_instructions(program, stack),
+        registers=[Register(name, value, _where(program, value)) for name, value in values.items()],
         others=stacks.group(program, tids[1:]),
         modules=program.modules,
         python=None,
-        started=environment.started(program) if with_environment else None,
         defects=_defects(program, stack),
     )
 
@@ -169,57 +174,11 @@ def _with_python(found: Explanation, unpacked: Unpacked, bits: int) -> Explanati
     return replace(found, python=known, defects=defects)
 
 
-def _judge(
-    program: CrashProgram, moment: fault.Moment, trace: Any, listing: list[Instruction]
-) -> tuple[Verdict, str, Thrown | None]:
-    """The verdict with what the runtime of C and C++ left to tell."""
-    if signals.name(moment.signal.number) == "SIGABRT":
-        message = abort.message(program)
-        thrown = None if message else exception.uncaught(program, moment.sp)
-        if thrown:
-            says = f": {thrown.message}" if thrown.message else ""
-            text = f"an exception of type {thrown.type} was thrown and not caught{says}"
-            return fault.Verdict("uncaught_exception", text), message, thrown
-        if not message and moment.signal.sender is not None and not _is_own(moment):
-            return fault.judge(moment), "", None
-        found = abort.meaning(message)
-        return fault.Verdict(found.kind, found.text), message, None
-    verdict = fault.judge(moment)
-    if verdict.kind == "null_pointer" and trace is not None and verdict.address is not None:
-        names = null_field.candidates(trace[0], verdict.address, _loaded_from(program, moment, listing))
-        if names:
-            note = f"by the types of the variables it is {' or '.join(names)}"
-            verdict = replace(verdict, notes=(*verdict.notes, note))
-    return verdict, "", None
-
-
-def _loaded_from(program: CrashProgram, moment: fault.Moment, listing: list[Instruction]) -> int:
-    """Where the pointer that was used came from."""
-    accesses = moment.instruction.accesses if moment.instruction else ()
-    before = [one for one in listing if one.address < moment.pc]
-    base = accesses[0].base if accesses else ""
-    return instructions.source(program, before, base, moment.registers) if base else 0
-
-
-def _is_own(moment: fault.Moment) -> bool:
-    process = moment.core.process
-    return process is None or moment.signal.sender == process.pid
-
-
 def _registers(frame: Any) -> dict[str, int]:
     try:
         return dict(frame.registers()) if frame is not None else {}
     except FAULTS:
         return {}
-
-
-def _position(frame: Any, registers: dict[str, int]) -> tuple[int | None, int | None]:
-    if frame is None:
-        return registers.get(narrow.PC), registers.get(narrow.SP)
-    try:
-        return int(frame.pc), int(frame.sp)
-    except FAULTS:
-        return registers.get("rip", registers.get("pc")), registers.get("rsp", registers.get("sp"))
 
 
 def _instructions(program: CrashProgram, stack: tuple[Frame, ...]) -> list[Instruction]:
@@ -272,11 +231,10 @@ def _defects(program: CrashProgram, stack: tuple[Frame, ...]) -> list[str]:
     for module in program.modules:
         if module.name not in on_stack and not (module.missing and module is program.modules[0]):
             continue
+        name = module.name or f"the module at {module.start:#x}"
         wanted = f" (its build id is {module.build_id})" if module.build_id else ""
         if module.missing:
-            found.append(f"no file of {module.name}{wanted}: {module.missing}; its functions are not named")
+            found.append(f"no file of {name}{wanted}: {module.missing}; its functions are not named")
         elif module.name in nameless and not module.debug_information:
-            found.append(
-                f"no debug information for {module.name}{wanted}: functions are given as offsets in it"
-            )
+            found.append(f"no debug information for {name}{wanted}: functions are given as offsets in it")
     return found

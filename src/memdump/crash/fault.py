@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memdump.crash import signals
@@ -23,8 +24,13 @@ STACK_SLACK = 1 << 20
 """A function may reach so far below its stack pointer before the stack has grown."""
 CANONICAL_BITS = {"x86_64": 47, "aarch64": 48, "i686": 32}
 """Bits of an address of user space; with five levels of page tables (LA57) x86-64 has 56."""
+TAGGED_BITS = 56
 LARGEST_VECTOR = 64
+TRAPS_OF_COMPILERS = ("brk #0x3e8", "brk #1", "brk #0x1")
+"""What gcc and clang make of ``__builtin_trap`` on arm64."""
 PROTECTION_KEY, CONTROL_FLOW = 4, 10
+GENERAL = re.compile(r"r[a-d]x|r[sd]i|rbp|r\d+|x\d+|e[a-d]x|e[sd]i|ebp")
+"""General registers, but the stack pointer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,10 @@ class Moment:
     sp: int
     registers: Mapping[str, int]
     instruction: Current | None
+    pointer: int | None = None
+    """What the instructions before loaded from memory, for this one to use as a pointer, where they tell."""
+    caller_sp: int | None = None
+    """The stack pointer of the function that called, where the stack can be unwound."""
 
 
 def judge(moment: Moment) -> Verdict:
@@ -78,6 +88,9 @@ def _sent(moment: Moment) -> Verdict:
     signal = moment.signal
     name = signals.name(signal.number)
     process = moment.core.process
+    if name == "SIGTRAP" and signal.code == 0 and _nothing_has_run(moment):
+        # What a debugger is told of with this signal when the program starts (ptrace(2)).
+        return Verdict("none", "it did not crash: a debugger had stopped it at its very start")
     if process and signal.sender == process.pid:
         return Verdict("raised", f"the program sent {name} to itself")
     return Verdict(
@@ -85,19 +98,32 @@ def _sent(moment: Moment) -> Verdict:
     )
 
 
+def _nothing_has_run(moment: Moment) -> bool:
+    """Whether the program was not begun yet: the kernel starts it with zeros in the registers."""
+    values = [value for name, value in moment.registers.items() if GENERAL.fullmatch(name)]
+    return bool(values) and not any(values)
+
+
 def _bad_access(moment: Moment) -> Verdict:
-    signal = moment.signal
-    address = signal.address
-    if signal.code == signals.SI_KERNEL or address is None:
+    address = moment.signal.address
+    if moment.signal.code == signals.SI_KERNEL or address is None:
         return _without_address(moment)
+    return _at(moment, address)
+
+
+def _at(moment: Moment, address: int) -> Verdict:
+    """What was wrong with an access to ``address``."""
     if found := _stack_overflow(moment, address):
         return found
     if address in (moment.pc, moment.pc & ~0xFFF) and not _readable_code(moment.core, moment.pc):
         return _jump(moment)
-    if signal.code == PROTECTION_KEY:
+    if moment.signal.code == PROTECTION_KEY:
         return Verdict("protection_key", "a protection key of the thread denied the access", address)
-    if address < NULL_END:
-        return _null(moment, address)
+    if found := _null(moment, address):
+        return found
+    access = _access(moment, address)
+    if access and (found := _impossible(moment, access)):  # arm64 tells the address of that, too
+        return found
     region = moment.core.region(address)
     return _denied(moment, address, region) if region else _unmapped(moment, address)
 
@@ -109,8 +135,10 @@ def _readable_code(core: Core, pc: int) -> bool:
 
 def _access(moment: Moment, address: int) -> Access | None:
     """What the instruction did at the address, if it is one that it uses."""
+    # The kernel of arm64 may leave out the highest byte, which can be a tag.
+    bits = TAGGED_BITS if moment.core.architecture == "aarch64" else moment.core.bits
     for access in moment.instruction.accesses if moment.instruction else ():
-        if access.address <= address < access.address + max(access.size, 1):
+        if (address - access.address) % (1 << bits) < max(access.size, 1):
             return access
     return None
 
@@ -124,13 +152,24 @@ def _did(moment: Moment, address: int) -> str:
     return f"{'an' if access.verb[0] in 'aeiou' else 'a'} {access.verb}{size}"
 
 
-def _null(moment: Moment, address: int) -> Verdict:
+def _null(moment: Moment, address: int) -> Verdict | None:
+    """An access at NULL, or near to it, or by a pointer that is known to be NULL."""
     did = _did(moment, address)
     access = _access(moment, address)
     base = moment.registers.get(access.base) if access and access.base else None
     through = f"; register {access.base} is 0" if access and base == 0 else ""
     if address == 0:
         return Verdict("null_pointer", f"{did} through a NULL pointer{through}", address)
+    below = (1 << moment.core.bits) - address
+    if below <= NULL_END:
+        return Verdict(
+            "null_pointer",
+            f"{did} at offset -{below} from a NULL pointer, or through a result such as MAP_FAILED (-1) that"
+            " was not checked",
+            address,
+        )
+    if address >= NULL_END and (address >> moment.core.bits // 2 or 0 not in (base, moment.pointer)):
+        return None
     return Verdict(
         "null_pointer",
         f"{did} through a NULL pointer, at offset {address} ({address:#x}) of a field or element{through}",
@@ -160,27 +199,33 @@ def _jump(moment: Moment) -> Verdict:
 
 
 def _stack_overflow(moment: Moment, address: int) -> Verdict | None:
-    """Whether the stack ran out: the access is at the stack pointer, right below a stack."""
+    """Whether the stack ran out: the access is at the stack pointer, below a stack."""
     core, sp = moment.core, moment.sp
     if not (sp - STACK_SLACK <= address <= sp + STACK_SLACK):
         return None
     at = core.region(address)
     if at is not None and at.flags & (READ | WRITE):
         return None
-    _, above = core.neighbours(address)
-    if at is not None:
-        _, above = core.neighbours(at.end - 1)
-    if above is None or above.flags & WRITE == 0 or above.start - address > STACK_SLACK:
+    _, above = core.neighbours(address if at is None else at.end - 1)
+    if above is None or above.flags & WRITE == 0:
         return None
-    if not (above.start - STACK_SLACK <= sp <= above.start + STACK_SLACK):
+    near = above.start - address <= STACK_SLACK and abs(sp - above.start) <= STACK_SLACK
+    if not near and not _called_from(moment, above):
         return None
-    guard = "in the guard page below" if at is not None else "right below"
+    where = "in the guard page below it" if at is not None else "right below it" if near else "far below it"
     size = above.end - above.start
     return Verdict(
         "stack_overflow",
-        f"the stack of the thread ran out: {_did(moment, address)} {guard} its {size >> 10} KiB",
+        f"the stack of the thread ran out: {_did(moment, address)} {where}; it has {size >> 10} KiB",
         address,
+        () if near else ("the function has larger variables on the stack than there was room left",),
     )
+
+
+def _called_from(moment: Moment, stack: Region) -> bool:
+    """Whether the stack pointer went below a mapping in one step: the caller's is still in it."""
+    caller = moment.caller_sp
+    return caller is not None and moment.sp < stack.start <= caller <= stack.end
 
 
 def _denied(moment: Moment, address: int, region: Region) -> Verdict:
@@ -202,13 +247,15 @@ def _unmapped(moment: Moment, address: int) -> Verdict:
     did = _did(moment, address)
     below, above = moment.core.neighbours(address)
     if below and below.flags & WRITE and address - below.end < OVERRUN and _runs(moment, address, below):
-        beyond = address - below.end
+        behind = f"{address - below.end} bytes" if address > below.end else "right"
         return Verdict(
             "overrun",
-            f"{did} {beyond} bytes beyond the end of {below.name}: a loop or copy that ran on",
+            f"{did} {behind} behind the end of {below.name}: a loop or copy that ran on",
             address,
         )
     notes = list(_as_text(address))
+    if below is None and not address >> moment.core.bits // 2:
+        notes.append("so low an address is an offset from a NULL pointer, or a number taken for a pointer")
     for region, far, side in (
         (below, address - below.end if below else 0, "behind"),
         (above, above.start - address if above else 0, "in front of"),
@@ -233,19 +280,20 @@ def _runs(moment: Moment, address: int, below: Region) -> bool:
 
 
 def _without_address(moment: Moment) -> Verdict:
-    """A general protection fault of x86: an impossible or misaligned address, or a privilege."""
+    """The signal has no address: a general protection fault of x86, or a core that lacks what was wrong."""
     if not _readable_code(moment.core, moment.pc):
         return _jump(moment)
-    bits = CANONICAL_BITS.get(moment.core.architecture, 47)
-    for access in moment.instruction.accesses if moment.instruction else ():
-        if access.address >> bits:
-            return Verdict(
-                "non_canonical",
-                f"{_did(moment, access.address)} at {access.address:#x}, which can be no address: the pointer"
-                " was overwritten or never set",
-                access.address,
-                _as_text(access.address),
-            )
+    accesses = moment.instruction.accesses if moment.instruction else ()
+    for found in (_bad_target(moment), *(_impossible(moment, access) for access in accesses)):
+        if found:
+            return found
+    for access in accesses:
+        if not _allowed(moment.core, access):
+            # A general protection fault has other causes: this one came from the page tables, but when the
+            # kernel cannot call the handler, it sends the signal anew (force_sigsegv of kernel/signal.c).
+            found = _at(moment, access.address)
+            return replace(found, notes=(*found.notes, *_no_room(moment)))
+    for access in accesses:
         if 16 <= access.size <= LARGEST_VECTOR and access.address % access.size:
             return Verdict(
                 "misaligned",
@@ -254,7 +302,59 @@ def _without_address(moment: Moment) -> Verdict:
                 access.address,
             )
     what = f": {moment.instruction.text}" if moment.instruction else ""
-    return Verdict("protection_fault", f"the processor refused the instruction{what}")
+    if moment.signal.code is None:
+        return Verdict("unknown", f"a bad access, but the core lacks what was wrong with it{what}")
+    return Verdict(
+        "protection_fault", f"the processor refused an instruction that programs may not execute{what}"
+    )
+
+
+def _no_room(moment: Moment) -> tuple[str, ...]:
+    if moment.signal.code != signals.SI_KERNEL:
+        return ()
+    return ("a handler is set for the signal, but it could not run: the stack has no room for it",)
+
+
+def _allowed(core: Core, access: Access) -> bool:
+    """Whether the memory map lets an instruction do what it does."""
+    region = core.region(access.address)
+    wanted = (READ if access.reads else 0) | (WRITE if access.writes else 0)
+    return region is not None and region.flags & wanted == wanted
+
+
+def _bad_target(moment: Moment) -> Verdict | None:
+    """A return, call or jump to what can be no address; x86 faults before it goes there."""
+    transfer = moment.instruction.transfer if moment.instruction else None
+    if transfer is None or not transfer.target >> _bits(moment.core):
+        return None
+    if transfer.verb == "return":
+        text = (
+            f"the function returns to {transfer.target:#x}, which can be no address: its return address was"
+            " overwritten, as by a write beyond a local variable"
+        )
+    else:
+        text = (
+            f"a {transfer.verb} to {transfer.target:#x}, which can be no address: the pointer to the function"
+            " was overwritten or never set"
+        )
+    return Verdict("wild_jump", text, transfer.target, _as_text(transfer.target))
+
+
+def _impossible(moment: Moment, access: Access) -> Verdict | None:
+    """An access to what can be no address."""
+    if not access.address >> _bits(moment.core):
+        return None
+    return Verdict(
+        "non_canonical",
+        f"{_did(moment, access.address)} at {access.address:#x}, which can be no address: the pointer was"
+        " overwritten or never set",
+        access.address,
+        _as_text(access.address),
+    )
+
+
+def _bits(core: Core) -> int:
+    return CANONICAL_BITS.get(core.architecture, 47)
 
 
 def _as_text(address: int) -> tuple[str, ...]:
@@ -295,8 +395,8 @@ def _arithmetic(moment: Moment) -> Verdict:
         if current and current.divides and current.divisor not in (0, None):
             return Verdict(
                 "division_overflow",
-                f"a division whose result does not fit, as of the least integer by -1: {current.text}, by"
-                f" {current.divisor}",
+                f"a division whose result does not fit, such as that of the smallest integer by -1:"
+                f" {current.text}, which divides by {current.divisor}",
                 address,
             )
         how = f": {current.text}" if current and current.divides else ""
@@ -322,6 +422,8 @@ def _illegal(moment: Moment) -> Verdict:
 
 def _trap(moment: Moment) -> Verdict:
     current = moment.instruction
+    if current and current.text in TRAPS_OF_COMPILERS:
+        return _illegal(moment)
     return Verdict(
         "breakpoint",
         "a breakpoint or trap with no debugger there to take it"

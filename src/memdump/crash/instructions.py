@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,8 +16,11 @@ LONGEST_INSTRUCTION = 15
 FARTHEST_START = 1 << 15
 """A function that began farther back is not disassembled from its beginning."""
 ADDRESS, ADDRESS_32 = (1 << 64) - 1, (1 << 32) - 1
+ALIASES = {"fp": "x29", "lr": "x30"}
+"""What capstone calls registers of arm64 that the kernel only numbers."""
 SEGMENT_BASES = {"fs": "fs.base", "gs": "gs.base"}
 DIVISIONS = ("div", "idiv")
+TRANSFERS = {"ret": "return", "call": "call", "jmp": "jump", "blr": "call", "br": "jump"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,15 @@ class Access:
     @property
     def verb(self) -> str:
         """What it does, in words."""
-        return "write to" if self.writes and not self.reads else "change of" if self.writes else "read of"
+        return "write of" if self.writes and not self.reads else "change of" if self.writes else "read of"
+
+
+class Transfer(NamedTuple):
+    """Where an instruction leads that leaves the sequence."""
+
+    verb: str
+    """``return``, ``call`` or ``jump``."""
+    target: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,8 @@ class Current:
     divides: bool
     divisor: int | None
     """What a division divides by, where that is known."""
+    transfer: Transfer | None = None
+    """Of one that leads to where a register or memory says, where that is known."""
 
 
 def engine(architecture: str) -> Any:
@@ -125,11 +138,18 @@ def _code(program: CrashProgram, address: int, size: int) -> bytes:
 def source(
     program: CrashProgram, before: list[Instruction], register: str, registers: Mapping[str, int]
 ) -> int:
-    """The address that ``register`` was loaded from by one of the instructions ``before``; 0 if none."""
+    """The address that ``register`` was loaded from by one of the instructions ``before``; 0 if none.
+
+    A constant may have been added to it since.
+    """
+    import capstone
+
     disassembler = engine(program.core.architecture)
     for one in reversed(before):
         found = next(disassembler.disasm(bytes.fromhex(one.code), one.address, 1), None)
         if found is None or not found.operands or found.reg_name(found.operands[0].reg) != register:
+            continue
+        if found.mnemonic in ("add", "sub") and found.operands[-1].type == capstone.CS_OP_IMM:
             continue
         loads = [access for access in _accesses(found, registers) if access.reads and access.base != register]
         return loads[0].address if loads and found.mnemonic in ("mov", "ldr") else 0
@@ -145,13 +165,32 @@ def current(program: CrashProgram, pc: int, registers: Mapping[str, int]) -> Cur
     if found is None:
         return None
     divides = found.mnemonic in DIVISIONS
+    accesses = tuple(_accesses(found, registers))
     return Current(
         found.mnemonic,
         f"{found.mnemonic} {found.op_str}".strip(),
-        tuple(_accesses(found, registers)),
+        accesses,
         divides,
         _divisor(program, found, registers) if divides else None,
+        _transfer(program, found, accesses, registers),
     )
+
+
+def _transfer(
+    program: CrashProgram, found: Any, accesses: tuple[Access, ...], registers: Mapping[str, int]
+) -> Transfer | None:
+    """Where a return, call or jump leads whose target does not stand in the instruction itself."""
+    import capstone
+
+    verb = TRANSFERS.get(found.mnemonic)
+    operand = found.operands[0] if found.operands else None
+    if verb is None or (operand is not None and operand.type == capstone.CS_OP_IMM and verb != "return"):
+        return None
+    if operand is not None and operand.type == capstone.CS_OP_REG:
+        target = _value(registers, found.reg_name(operand.reg))
+    else:
+        target = program.word(accesses[0].address) if accesses else None
+    return Transfer(verb, target) if target is not None else None
 
 
 def _accesses(found: Any, registers: Mapping[str, int]) -> list[Access]:
@@ -187,16 +226,49 @@ def _access(found: Any, operand: Any, registers: Mapping[str, int]) -> Access | 
         if segment not in registers:
             return None
         address += registers[segment]
-    # Of stores capstone says for arm64 that they read, too.
     writes = bool(operand.access & capstone.CS_AC_WRITE)
-    store = writes and found.mnemonic.startswith("st")
+    reads = bool(operand.access & capstone.CS_AC_READ)
+    if "sp" in registers:
+        reads, writes = _does_arm64(found.mnemonic)
     return Access(
         address & (ADDRESS_32 if "esp" in registers else ADDRESS),
-        getattr(operand, "size", 0),
-        bool(operand.access & capstone.CS_AC_READ) and not store,
+        getattr(operand, "size", 0) or _size_arm64(found),
+        reads,
         writes,
         base,
     )
+
+
+def _does_arm64(mnemonic: str) -> tuple[bool, bool]:
+    """Whether an instruction of arm64 that uses memory reads and writes it; capstone errs in that.
+
+    What begins neither with ``ld`` nor with ``st`` is an atomic exchange, or one that begins with ``ld`` and
+    the name of what it does (LDADD, LDCLR and so on: ARM DDI 0487, C3.2).
+    """
+    if mnemonic.startswith("prf"):
+        return False, False
+    exchanges = re.match("(cas|swp|ld(add|clr|eor|set|smax|smin|umax|umin))", mnemonic)
+    return exchanges is not None or mnemonic.startswith("ld"), (
+        exchanges is not None or mnemonic.startswith("st")
+    )
+
+
+def _size_arm64(found: Any) -> int:
+    """How many bytes a load or store of arm64 moves, by its name and its registers; 0 where not known."""
+    import capstone
+
+    if sized := re.search("^(?:ld|st|cas|swp).*?(b|h|sw)$", found.mnemonic):
+        return {"b": 1, "h": 2, "sw": 4}[sized[1]]
+    names = [
+        found.reg_name(one.reg) for one in found.operands if one.type == capstone.CS_OP_REG and not one.vas
+    ]
+    if not names:
+        return 0
+    pair = found.mnemonic in ("ldp", "stp", "ldnp", "stnp", "ldpsw", "ldxp", "ldaxp")
+    # Store-exclusive has the register for its status first: the last one before the memory is moved.
+    each = {"x": 8, "w": 4, "q": 16, "d": 8, "s": 4, "h": 2, "b": 1}
+    width = each.get(ALIASES.get(names[-1], names[-1])[0], 0)
+    return width * (2 if pair else 1)
 
 
 def _scale(operand: Any) -> int:
@@ -207,6 +279,7 @@ def _scale(operand: Any) -> int:
 
 def _value(registers: Mapping[str, int], register: str) -> int | None:
     """A register, also by the name of its lower part."""
+    register = ALIASES.get(register, register)
     if register in registers:
         return registers[register]
     if register in ("xzr", "wzr"):

@@ -123,7 +123,7 @@ def explain_kernel(dump: Dump) -> KernelCrash:
     cpu = _panic_cpu(kernel)
     panicked = cpu is not None or message.startswith(PANIC)
     task = _running(kernel, cpu, defects) if cpu is not None else None
-    stack = _stack(kernel, task, defects) if task else ()
+    stack = _stack(kernel, task, cpu, defects) if task else ()
     taint = _taint(kernel)
     if not records:
         defects.append("the kernel's log cannot be read: its words are missing")
@@ -190,9 +190,9 @@ def _running(kernel: Kernel, cpu: int, defects: list[str]) -> Task | None:
         return None
 
 
-def _stack(kernel: Kernel, task: Task, defects: list[str]) -> tuple[KernelFrame, ...]:
+def _stack(kernel: Kernel, task: Task, cpu: int | None, defects: list[str]) -> tuple[KernelFrame, ...]:
     try:
-        found = kernel_stack.of_panic(kernel, task.address)
+        found = kernel_stack.of_panic(kernel, task.address, cpu)
     except SMEAR as error:
         defects.append(f"the stack of task {task.pid} cannot be read: {error}")
         return ()

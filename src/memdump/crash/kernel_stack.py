@@ -2,7 +2,8 @@
 
 The registers of a running task are in no image but those that QEMU or kdump write.  They are not needed: the
 task is still inside of ``panic``, so on its stack stands an address in ``panic`` to which a function returns
-that ``panic`` has called, and from there on the stack can be unwound by the kernel's ORC tables.
+that ``panic`` has called, and from there on the stack can be unwound by the kernel's ORC tables.  A panic in
+an interrupt is on the processor's stack for interrupts, which leads back to that of the task.
 """
 
 from __future__ import annotations
@@ -70,13 +71,22 @@ class Stack(NamedTuple):
         return sorted({word for word in self.words if address < word < self.end and word % 8 == 0})
 
 
-def of_panic(kernel: Kernel, task: int) -> tuple[KernelFrame, ...]:
+def of_panic(kernel: Kernel, task: int, cpu: int | None = None) -> tuple[KernelFrame, ...]:
     """The stack of a task that is in ``panic``, innermost first; empty where it cannot be unwound.
 
-    Raises what reading a torn structure raises.
+    With ``cpu`` it may also have been interrupted there, by what panicked.  Raises what reading a torn
+    structure raises.
     """
-    stack = _read(kernel, task)
+    _know_unwinding(kernel)
     modules = list(_modules(kernel))
+    found = _of_stack(kernel, _read(kernel, task), modules)
+    if not found and cpu is not None:
+        interrupted = _read_for_interrupts(kernel, cpu)
+        found = _of_stack(kernel, interrupted, modules) if interrupted else ()
+    return found
+
+
+def _of_stack(kernel: Kernel, stack: Stack, modules: list[tuple[str, int, int]]) -> tuple[KernelFrame, ...]:
     best: list[KernelFrame] = []
     for _, (address, value) in zip(range(MOST_ATTEMPTS), _returns(kernel, stack), strict=False):
         for pointer in [0, *stack.frame_pointers(address)[:MOST_ATTEMPTS]]:
@@ -92,6 +102,34 @@ def _read(kernel: Kernel, task: int) -> Stack:
     base = int(drgn.Object(kernel.program, "struct task_struct", address=task).stack)
     data = kernel.program.read(base, _stack_size(kernel))
     return Stack(base, struct.unpack(f"<{len(data) // 8}Q", data))
+
+
+def _know_unwinding(kernel: Kernel) -> None:
+    """Have drgn find the ORC tables of modules, too: without them a stack ends there, or skips the frame."""
+    for module in for_each_module(kernel, ""):
+        with kernel.problems.skipping("", "unwinding tables of modules"):
+            kernel.program.linux_kernel_loadable_module(module, create=True)
+
+
+def _read_for_interrupts(kernel: Kernel, cpu: int) -> Stack | None:
+    """The stack for interrupts of a processor of x86-64; None where it is not known.
+
+    ``hardirq_stack_ptr`` leads to its last word (``arch/x86/kernel/irq_64.c``); it is a member of
+    ``pcpu_hot`` from Linux 6.2 to 6.14.
+    """
+    from drgn.helpers.linux.percpu import per_cpu
+
+    for name in ("pcpu_hot", "hardirq_stack_ptr"):
+        try:
+            found = per_cpu(kernel.program[name], cpu)
+            last = int(found.hardirq_stack_ptr if name == "pcpu_hot" else found)
+            size = _stack_size(kernel)
+            base = last + 8 - size
+            data = kernel.program.read(base, size)
+        except SMEAR:
+            continue
+        return Stack(base, struct.unpack(f"<{size // 8}Q", data))
+    return None
 
 
 def _returns(kernel: Kernel, stack: Stack) -> Iterator[tuple[int, int]]:

@@ -13,19 +13,12 @@ import drgn
 
 from memdump.crash.core import EXECUTE
 from memdump.crash.program import FAULTS
+from memdump.crash.registers import AARCH64, X86_64
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memdump.crash.program import CrashProgram
-
-X86_64 = (
-    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
-    "orig_rax", "rip", "cs", "rflags", "rsp", "ss",
-)  # fmt: skip
-"""The registers of ``struct pt_regs`` as drgn names them (``arch/x86/include/asm/ptrace.h``)."""
-AARCH64 = (*(f"x{number}" for number in range(31)), "sp", "pc", "pstate")
-"""``arch/arm64/include/uapi/asm/ptrace.h``."""
 
 
 def return_address(program: CrashProgram, registers: Mapping[str, int]) -> int | None:
@@ -43,11 +36,15 @@ def caller(program: CrashProgram, registers: Mapping[str, int], address: int) ->
 
     Its first program counter is one less than ``address``: in the call, not behind it.
     """
-    x86 = program.core.architecture == "x86_64"
-    names = X86_64 if x86 else AARCH64
     values = {**registers, "rip": address - 1, "pc": address - 1}
-    if x86:
+    if program.core.architecture == "x86_64":
         values["rsp"] = registers["rsp"] + 8
+    return unwound(program, values)
+
+
+def unwound(program: CrashProgram, values: Mapping[str, int]) -> Any:
+    """The stack of a thread that has these registers, as drgn has it; None where it cannot be unwound."""
+    names = X86_64 if program.core.architecture == "x86_64" else AARCH64
     order = program.core.order
     words = struct.pack(f"{order}{len(names)}Q", *(values.get(name, 0) for name in names))
     try:

@@ -1,7 +1,7 @@
 """The notes of a process's core: what the kernel writes beside the memory (``fs/binfmt_elf.c``).
 
 Layouts: ``struct elf_prstatus``, ``struct elf_prpsinfo``, ``siginfo_t``, and for 32 bits those of
-``include/linux/elfcore-compat.h``.  The registers in NT_PRSTATUS of 64 bits are left to drgn.
+``include/linux/elfcore-compat.h``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ThreadStatus(NamedTuple):
     tid: int
     signal: int
     registers: bytes = b""
-    """What stands behind it; only of 32 bits."""
+    """What stands behind it (``pr_reg``)."""
 
 
 class ProcessInfo(NamedTuple):
@@ -78,7 +78,7 @@ def parse_status(data: bytes, order: str, bits: int = 64) -> ThreadStatus | None
         return None
     (signal,) = struct.unpack_from(f"{order}h", data, 12)
     (tid,) = struct.unpack_from(f"{order}i", data, 32 if bits == _LONG else 24)
-    return ThreadStatus(tid, signal, b"" if bits == _LONG else data[72:])
+    return ThreadStatus(tid, signal, data[112 if bits == _LONG else 72 :])
 
 
 def parse_process(data: bytes, order: str, bits: int = 64) -> ProcessInfo | None:

@@ -33,6 +33,7 @@ FAULTS = (
     TypeError,
     OverflowError,
     NotImplementedError,
+    OSError,
 )
 """What reading a hostile process raises, or one of an architecture that drgn does not know well."""
 
@@ -129,6 +130,13 @@ class CrashProgram:
             return str(self.drgn.symbol(address).name)
         except FAULTS:
             return ""
+
+    def function_at(self, address: int) -> int | None:
+        """Where the function begins that an address is in; None where that is not known."""
+        try:
+            return int(self.drgn.symbol(address).address)
+        except FAULTS:
+            return None
 
     def close(self) -> None:
         """Close the files."""

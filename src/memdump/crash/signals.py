@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 WORDS = {
     "SIGSEGV": "a bad memory access",
-    "SIGBUS": "an access to memory that could not be had",
+    "SIGBUS": "memory that is mapped could not be accessed",
     "SIGFPE": "a fault in arithmetic",
-    "SIGILL": "an instruction that is none",
+    "SIGILL": "an instruction that the processor does not take",
     "SIGTRAP": "a breakpoint or trap",
     "SIGABRT": "the program gave up by itself",
     "SIGSYS": "a system call that a filter refused",

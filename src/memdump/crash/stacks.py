@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import drgn
 
-from memdump.crash import lost, narrow
+from memdump.crash import handler, lost, narrow, registers
 from memdump.crash.core import EXECUTE
 from memdump.crash.demangle import demangle
 from memdump.crash.program import FAULTS
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 MOST_DETAILED = 64
 """So many frames, from the innermost, are told of with their variables."""
 MOST_VARIABLES = 64
+HANDLER_CALLED = "<signal handler called>"
+"""The code to which a handler returns; it has no name, and gdb calls it so."""
+MOST_HANDLERS = 8
+SIGRETURN = {"x86_64": bytes.fromhex("48c7c00f0000000f05"), "aarch64": bytes.fromhex("681180d2010000d4")}
+"""What handlers return to: ``mov $15, %rax; syscall``, and ``mov x8, #139; svc #0``."""
+LONGEST_RETURN = 9
 RUNTIME = re.compile(r"(libc|libpthread|libm|libgcc_s|libstdc\+\+|libc\+\+(abi)?|ld-linux.*|ld-musl.*)[.-]")
 
 
@@ -74,23 +80,62 @@ class Group:
 
 
 def trace(program: CrashProgram, tid: int) -> Any:
-    """The stack of a thread as drgn has it; None where there is none."""
+    """The frames of a thread's stack as drgn has them; None where there are none."""
     try:
-        return program.drgn.thread(tid).stack_trace()
+        found = list(program.drgn.thread(tid).stack_trace())
     except FAULTS:
         return None
+    return _behind_handlers(program, found) if program.core.architecture == "aarch64" else found
 
 
-def crashed(program: CrashProgram, stack: Any, registers: Mapping[str, int]) -> tuple[Frame, ...]:
+def _behind_handlers(program: CrashProgram, found: list[Any]) -> list[Any]:
+    """Let the stack go on where a signal came: on arm64 drgn goes on with the caller of what was interrupted.
+
+    The kernel's code there has no unwind information, by design (``arch/arm64/kernel/vdso/sigreturn.S``).
+    """
+    start = 0
+    for _ in range(MOST_HANDLERS):
+        for number in range(start, len(found)):
+            pc, sp = _or_none(lambda: int(found[number].pc)), stack_pointer(found, number)  # noqa: B023
+            if pc is not None and sp is not None and _is_return_of_handler(program, pc):
+                break
+        else:
+            return found
+        saved = handler.saved_arm64(program, sp)
+        rest = lost.unwound(program, saved) if saved else None
+        if rest is None:
+            return found
+        found, start = [*found[: number + 1], *rest], number + 1
+    return found
+
+
+def _is_return_of_handler(program: CrashProgram, pc: int) -> bool:
+    """Whether the code at ``pc`` is what handlers return to: nothing but the system call ``rt_sigreturn``."""
+    code = program.read(pc, LONGEST_RETURN)
+    wanted = SIGRETURN.get(program.core.architecture)
+    return code is not None and wanted is not None and wanted in code
+
+
+def stack_pointer(stack: Any, number: int) -> int | None:
+    """The stack pointer of a frame as drgn has it; None where that is not known."""
+    return _or_none(lambda: int(stack[number].sp)) if stack is not None else None
+
+
+def frame_of(program: CrashProgram, stack: Any, number: int) -> Frame:
+    """One frame of a stack as drgn has it."""
+    return _frame(program, stack[number], True)
+
+
+def crashed(program: CrashProgram, stack: Any, values: Mapping[str, int]) -> tuple[Frame, ...]:
     """The frames of the crashed thread, also where the processor was led to where no code is."""
     if program.core.bits != 64:
-        return _narrow(program, registers)
+        return _narrow(program, values)
     top = frames(program, stack)
     region = program.core.region(top[0].pc) if top and top[0].pc is not None else None
     if not top or (region and region.flags & EXECUTE):
         return top
-    address = lost.return_address(program, registers)
-    rest = frames(program, lost.caller(program, registers, address)) if address else ()
+    address = lost.return_address(program, values)
+    rest = frames(program, lost.caller(program, values, address)) if address else ()
     if not rest or rest[0].pc is None:
         return top
     first = rest[0]
@@ -104,20 +149,24 @@ def frames(program: CrashProgram, stack: Any, detailed: int = MOST_DETAILED) -> 
     if stack is None:
         return ()
     found = [_frame(program, frame, number < detailed) for number, frame in enumerate(stack)]
+    for number, frame in enumerate(stack):
+        before = found[number - 1]
+        if number and frame.interrupted and before.pc and _is_return_of_handler(program, before.pc):
+            found[number - 1] = replace(before, function=HANDLER_CALLED)
     if len(found) > 1 and found[-1].pc is None:  # the end of the outermost function's caller
         found.pop()
     return tuple(found)
 
 
-def _narrow(program: CrashProgram, registers: Mapping[str, int]) -> tuple[Frame, ...]:
+def _narrow(program: CrashProgram, values: Mapping[str, int]) -> tuple[Frame, ...]:
     """Where a thread of a 32-bit program was, and who led it into nowhere: drgn does not unwind its stack."""
-    pc = registers.get(narrow.PC)
+    pc = values.get(narrow.PC)
     if pc is None:
         return ()
     region = program.core.region(pc)
     if region and region.flags & EXECUTE:
         return _at(program, pc, pc)
-    caller = lost.return_address(program, registers)
+    caller = lost.return_address(program, values)
     return _at(program, pc, pc) + (_at(program, caller, caller - 1) if caller else ())
 
 
@@ -146,7 +195,7 @@ def _at(program: CrashProgram, pc: int, place: int) -> tuple[Frame, ...]:
 def _of(program: CrashProgram, tid: int, detailed: int) -> tuple[Frame, ...]:
     """The frames of a thread that did not crash."""
     if program.core.bits != 64:
-        return _narrow(program, narrow.registers(program.core, tid))
+        return _narrow(program, registers.of_thread(program.core, tid))
     return frames(program, trace(program, tid), detailed)
 
 

@@ -37,6 +37,7 @@ def lines(found: Explanation) -> Iterator[Line]:
     yield from _registers(found)
     yield from _modules(found)
     yield from _started(found)
+    yield from _files(found)
 
 
 def _title(title: str, text: str = "") -> Line:
@@ -210,3 +211,18 @@ def _started(found: Explanation) -> Iterator[Line]:
     yield ()
     yield _title("ENVIRONMENT")
     yield from ((Span(f"  {text}"),) for text in found.started.environment)
+
+
+def _files(found: Explanation) -> Iterator[Line]:
+    if found.files is None:
+        return
+    yield ()
+    yield _title("FILES", "as far as the process itself knew of them: the kernel's table is in no core")
+    for stream in found.files.streams:
+        waiting = f", {stream.unwritten} bytes of it not written yet" if stream.unwritten else ""
+        yield (
+            Span(f"  descriptor {stream.descriptor}"),
+            Span(f"  a stream, to {stream.mode}{waiting}", "faint"),
+        )
+    yield from ((Span(f"  {path}"), Span("  mapped", "faint")) for path in found.files.mapped)
+    yield from ((Span(f"  {path}"), Span("  a text in memory", "faint")) for path in found.files.paths)

@@ -16,6 +16,10 @@ def document(found: Explanation) -> dict[str, Any]:
     document = asdict(found)
     document["process"] = found.process._asdict() if found.process else None
     document["started"] = found.started._asdict() if found.started else None
+    if found.files:
+        document["files"] = found.files._asdict() | {
+            "streams": [stream._asdict() for stream in found.files.streams]
+        }
     if found.signal:
         name, meaning = signals.code(found.signal)
         document["signal"] |= {

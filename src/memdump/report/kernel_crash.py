@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 LABEL = 10
 KINDS = {
     "panic": "the kernel panicked",
-    "oops": "a fault of the kernel, which went on",
-    "none": "neither a panic nor a fault of the kernel stands in its log: it did not crash",
+    "oops": "a fault in the kernel, which it survived",
+    "none": "it did not crash: its log has neither a panic nor a fault in the kernel",
 }
 
 

@@ -187,6 +187,98 @@ __attribute__((noinline)) static void smash(const char *what)
 
 static void smashed_stack(void) { smash("a text that is far too long for the room that it is given here, really"); }
 
+__attribute__((noinline, no_stack_protector)) static void smashed_return(void)
+{
+    memcpy((char *)__builtin_frame_address(0) + sizeof(void *), "smashed!", 8);
+}
+
+static void call_text(void)
+{
+    void (*volatile function)(void);
+    memcpy((void *)&function, "smashed!", 8);
+    function();
+}
+
+static void far_field(void)
+{
+    struct { char before[70000]; int field; } *volatile large = nothing;
+    large->field = 1;
+}
+
+static void far_element(void) { ((volatile int *)nothing)[100000] = 1; }
+
+static void below_null(void) { ((volatile char *)nothing)[-8] = 1; }
+
+__attribute__((noinline)) static int huge_frame_of(int depth)
+{
+    volatile char large[3 << 20];
+    large[0] = depth;
+    return huge_frame_of(depth + 1) + large[0];
+}
+
+static void huge_frame(void) { printf("%d\n", huge_frame_of(0)); }
+
+static void send_again(int number)
+{
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+static void give_up(int number) { abort(); }
+
+static void fail_itself(int number) { ((volatile char *)0x123450000)[number] = 1; }
+
+static void handle(void (*handler)(int), int flags)
+{
+    static char stack[1 << 16];
+    sigaltstack(&(stack_t){.ss_sp = stack, .ss_size = sizeof stack}, NULL);
+    sigaction(SIGSEGV, &(struct sigaction){.sa_handler = handler, .sa_flags = flags}, NULL);
+}
+
+static void overflow_with_handler(void)
+{
+    handle(give_up, 0);
+    stack_overflow();
+}
+
+static void handler_sends_again(void)
+{
+    handle(send_again, 0);
+    null_field();
+}
+
+static void handler_on_its_own_stack(void)
+{
+    handle(send_again, SA_ONSTACK | SA_SIGINFO);
+    null_field();
+}
+
+static void handler_aborts(void)
+{
+    handle(give_up, 0);
+    write_read_only();
+}
+
+static void handler_fails(void)
+{
+    handle(fail_itself, SA_SIGINFO | (int)SA_RESETHAND | SA_NODEFER);
+    null_field();
+}
+
+static void open_files(void)
+{
+    FILE *stream = fopen("/proc/self/maps", "r"), *unwritten = tmpfile();
+    int other = open("/usr/bin/env", O_RDONLY);
+    fgetc(stream);
+    fputs("seven b", unwritten);
+    char *kept = strdup("/var/lib/shop/orders.db");
+    mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, other, 0);
+    printf("%d %d\n", fileno(stream), fileno(unwritten));
+    fflush(stdout);
+    null_field();
+    free(kept);
+}
+
 static void fortified(void)
 {
     char small[8];
@@ -202,7 +294,7 @@ static void breakpoint(void)
 #ifdef __x86_64__
     __asm__ volatile("int3");
 #else
-    __builtin_trap();
+    __asm__ volatile("brk #0xf000");
 #endif
 }
 
@@ -238,6 +330,9 @@ static const struct {
     WAY(misaligned), WAY(misaligned_checked), WAY(shortened_file), WAY(failed_assertion), WAY(plain_abort),
     WAY(double_free), WAY(corrupt_heap), WAY(invalid_free), WAY(smashed_stack), WAY(fortified), WAY(illegal),
     WAY(breakpoint), WAY(killed), WAY(raised), WAY(threads),
+    WAY(smashed_return), WAY(call_text), WAY(far_field), WAY(far_element), WAY(below_null), WAY(huge_frame),
+    WAY(overflow_with_handler), WAY(handler_sends_again), WAY(handler_on_its_own_stack), WAY(handler_aborts),
+    WAY(handler_fails), WAY(open_files),
 };
 
 int main(int count, char **words)
