@@ -1,22 +1,17 @@
-"""Cores that a kernel for arm64 writes: a small guest lets programs crash, and prints their cores."""
+"""Cores that a kernel for arm64 writes: a small guest lets programs crash, and gives their cores."""
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 import shutil
 import subprocess
-import tarfile
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.crash import cores
-from tests.lab import cache, kernels
+from tests.lab import arm64, cache, kernels
 
-PATIENCE = 400
-COMPILER = "aarch64-linux-gnu-gcc"
 PROGRAMS = {"crash": cores.DEBUG, "crash-stripped": cores.STRIPPED}
 INIT = """\
 #!/bin/busybox sh
@@ -32,9 +27,7 @@ for program in crash crash-stripped; do
     done
 done
 cd /cores
-echo; echo BEGIN
-$B tar c . | $B gzip | $B base64
-echo END
+$B tar c . | $B gzip > {port}
 $B poweroff -f
 """
 
@@ -56,10 +49,7 @@ class Cores(NamedTuple):
 
 def get() -> Cores:
     """The cores from the lab's cache, else a guest is booted; raises `cache.NoLab` where that cannot be."""
-    compiler = cache.tool(COMPILER, "gcc-aarch64-linux-gnu libc6-dev-arm64-cross")
-    emulator = cache.tool("qemu-system-aarch64", "qemu-system-arm")
-    cache.tool("cpio", "cpio")
-    kernel = kernels.get("6.12-arm64")
+    compiler, kernel = arm64.compiler(), kernels.get(arm64.KERNEL)
     busybox = kernels.get_packages("busybox-arm64", ["busybox-static"], architecture="arm64") / "bin/busybox"
     source = cores.PROGRAMS / "crash.c"
     key = "\n".join([kernel.release, INIT, str(PROGRAMS), source.read_text()])
@@ -72,7 +62,7 @@ def get() -> Cores:
                 (folder / "root").mkdir()
                 for name, options in PROGRAMS.items():
                     _compile(compiler, options, source, folder / "root" / name)
-                _crash(emulator, kernel.image, busybox, folder)
+                _crash(busybox, folder)
                 (folder / "made-from").write_text(key)
     return Cores(target)
 
@@ -84,31 +74,15 @@ def _compile(compiler: str, options: list[str], source: Path, target: Path) -> N
         raise cache.NoLab(f"{compiler} makes no static programs: {done.stderr}")
 
 
-def _crash(emulator: str, kernel: Path, busybox: Path, folder: Path) -> None:
+def _crash(busybox: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "root"
         shutil.copytree(folder / "root", root)
-        for name in ("bin", "proc", "dev"):
-            (root / name).mkdir()
+        (root / "bin").mkdir()
         shutil.copy(busybox, root / "bin/busybox")
-        (root / "init").write_text(INIT)
+        (root / "init").write_text(INIT.format(port=arm64.PORT))
         (root / "init").chmod(0o755)
-        names = "\n".join(str(path.relative_to(root)) for path in root.rglob("*"))
-        packed, console = Path(scratch) / "initrd", Path(scratch) / "console"
-        with packed.open("wb") as out:
-            command = ["cpio", "-o", "-H", "newc", "--quiet"]
-            subprocess.run(command, input=names.encode(), stdout=out, cwd=root, check=True)
-        command = [emulator, "-M", "virt", "-cpu", "max,pauth-impdef=on", "-m", "1G", "-nographic"]
-        command += ["-monitor", "none", "-serial", f"file:{console}", "-kernel", str(kernel)]
-        command += ["-initrd", str(packed), "-append", "console=ttyAMA0 loglevel=0 panic=-1", "-no-reboot"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-        said = console.read_text(errors="replace").replace("\r", "") if console.exists() else done.stderr
-    _, begun, rest = said.partition("\nBEGIN\n")
-    packed_cores, ended, _ = rest.partition("\nEND\n")
-    if not begun or not ended:
-        raise RuntimeError(f"the guest made no cores: {said[-300:]}")
-    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed_cores))) as archive:
-        archive.extractall(folder / "cores", filter="data")
+        arm64.boot(root, folder / "cores", folder / "console.log")
 
 
 if __name__ == "__main__":

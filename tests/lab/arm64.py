@@ -25,8 +25,9 @@ from tests.lab.disks import USELESS
 HERE = Path(__file__).parent
 SOURCE = HERE.parent.parent / "src" / "memdump"
 PROGRAMS = HERE.parent / "process" / "targets"
-CRASHING = HERE.parent / "crash" / "programs" / "crash.c"
-KERNEL = "6.12-arm64"
+KERNEL, EMULATOR = "6.12-arm64", "qemu-system-aarch64"
+PORT = "/dev/vport0p1"
+"""Where the guest writes to what goes back."""
 PACKAGES = ["python3", "busybox-static", "gdb-minimal"]
 TARGETS = ("blocked", "counting", "deep", "pattern", "signals")
 CALLS = (
@@ -45,15 +46,6 @@ CALLS = (
     "wait4",
 )
 """What ``blocked.c`` may wait in on this processor."""
-CRASHES = (
-    "null_field",
-    "write_read_only",
-    "jump_to_data",
-    "stack_overflow",
-    "plain_abort",
-    "illegal",
-)
-"""Ways in which ``crash.c`` crashes."""
 PATIENCE = 900
 MEMORY = "1G"
 
@@ -93,8 +85,7 @@ class Made:
 
 def get() -> Made:
     """The guest from the cache, else booted now; raises `cache.NoLab` where that cannot be."""
-    emulator = cache.tool("qemu-system-aarch64", "qemu-system-arm")
-    compiler = cache.tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross")
+    found = compiler()
     kernel = kernels.get(KERNEL)
     system = kernels.get_packages("arm64", PACKAGES, architecture="arm64")
     target = cache.folder() / "guests" / "arm64"
@@ -103,10 +94,17 @@ def get() -> Made:
         stamp = target / "made-from"
         if not stamp.exists() or stamp.read_text() != key:
             with cache.made_whole(target) as folder:
-                _compile(compiler, folder / "targets")
-                _run(emulator, kernel, system, folder)
+                _compile(found, folder / "targets")
+                with tempfile.TemporaryDirectory(prefix="memdump-arm64-", dir=cache.folder()) as scratch:
+                    _fill(Path(scratch) / "root", system, folder / "targets")
+                    boot(Path(scratch) / "root", folder, folder / "console.log")
                 (folder / "made-from").write_text(key)
     return Made(target, system)
+
+
+def compiler() -> str:
+    """The path of a compiler for arm64; raises `cache.NoLab`."""
+    return cache.tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross")
 
 
 def _compile(compiler: str, folder: Path) -> None:
@@ -116,17 +114,20 @@ def _compile(compiler: str, folder: Path) -> None:
         _call(compiler, *options, PROGRAMS / f"{name}.c", "-o", folder / name)
     vectors = "arm64_vectors"
     _call(compiler, *options, "-march=armv8-a+sve", PROGRAMS / f"{vectors}.c", "-o", folder / vectors)
-    _call(compiler, "-g", "-O0", "-pthread", "-w", CRASHING, "-o", folder / "crash")
 
 
-def _run(emulator: str, kernel: kernels.Kernel, system: Path, folder: Path) -> None:
-    """Boot it, and unpack what comes back."""
+def boot(root: Path, folder: Path, console: Path) -> None:
+    """Boot a guest whose system is what is in ``root``, and unpack what it writes to its `PORT`.
+
+    That is a packed archive, which goes to ``folder``.  The guest has to end by itself.  Raises `cache.NoLab`
+    where it cannot be booted, and ``RuntimeError`` where nothing comes back.
+    """
+    command = [cache.tool(EMULATOR, "qemu-system-arm"), "-M", "virt", "-cpu", "max,pauth-impdef=on"]
+    command += ["-smp", "2", "-m", MEMORY, "-accel", "tcg,thread=single", "-nographic", "-no-reboot"]
+    command += ["-nodefaults", "-serial", f"file:{console}", "-kernel", str(kernels.get(KERNEL).image)]
     with tempfile.TemporaryDirectory(prefix="memdump-arm64-", dir=cache.folder()) as scratch:
         image, came_back = Path(scratch) / "root.cpio", Path(scratch) / "out.tar.gz"
-        _make_root(system, folder / "targets", Path(scratch) / "root", image)
-        command = [emulator, "-M", "virt", "-cpu", "max,pauth-impdef=on", "-smp", "2", "-m", MEMORY]
-        command += ["-accel", "tcg,thread=single", "-nographic", "-no-reboot", "-nodefaults"]
-        command += ["-serial", f"file:{folder / 'console.log'}", "-kernel", str(kernel.image)]
+        _pack(root, image)
         command += ["-initrd", str(image), "-append", "console=ttyAMA0 quiet panic=-1"]
         command += ["-device", "virtio-serial-pci", "-chardev", f"file,id=out,path={came_back}"]
         command += ["-device", "virtserialport,chardev=out"]
@@ -134,35 +135,38 @@ def _run(emulator: str, kernel: kernels.Kernel, system: Path, folder: Path) -> N
             _call(*command)
             with tarfile.open(came_back) as archive:
                 archive.extractall(folder, filter="data")
-        except (OSError, tarfile.TarError, subprocess.TimeoutExpired) as error:
-            said = (folder / "console.log").read_text(errors="replace").splitlines()[-5:]
-            raise RuntimeError(f"the arm64 guest was not made: {error}: {' | '.join(said)}") from None
+        except (OSError, EOFError, tarfile.TarError, subprocess.TimeoutExpired) as error:
+            said = console.read_text(errors="replace").splitlines()[-5:]
+            raise RuntimeError(f"an arm64 guest left nothing: {error}: {' | '.join(said)}") from None
 
 
-def _make_root(system: Path, targets: Path, root: Path, image: Path) -> None:
+def _pack(root: Path, image: Path) -> None:
     """Make the archive that the kernel unpacks into its memory."""
-    shutil.copytree(
-        system,
-        root,
-        symlinks=True,
-        ignore=lambda folder, names: {
-            name for name in names if USELESS.match(f"/{Path(folder, name).relative_to(system)}/")
-        },
-    )
-    for name in ("proc", "sys", "dev", "tmp", "out", "lab"):
+    for name in ("proc", "sys", "dev"):
+        (root / name).mkdir(exist_ok=True)
+    names = "\0".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
+    with image.open("wb") as file:
+        cpio = [cache.tool("cpio", "cpio"), "--create", "--format=newc", "--quiet", "--null"]
+        subprocess.run(cpio, cwd=root, input=names.encode(), stdout=file, check=True)
+
+
+def _fill(root: Path, system: Path, targets: Path) -> None:
+    """Put into ``root`` what the guest needs to take processes."""
+
+    def useless(folder: str, names: list[str]) -> set[str]:
+        inside = Path(folder).relative_to(system)
+        return {name for name in names if USELESS.match(f"/{inside / name}/")}
+
+    shutil.copytree(system, root, symlinks=True, ignore=useless)
+    for name in ("tmp", "out", "lab"):
         (root / name).mkdir(exist_ok=True)
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(SOURCE, root / "lab" / "src" / "memdump", ignore=ignore)
     shutil.copytree(HERE / "inside", root / "lab" / "tests" / "lab" / "inside", ignore=ignore)
     shutil.copytree(targets, root / "lab" / "targets")
     (root / "lab" / "calls.json").write_text(json.dumps(CALLS))
-    (root / "lab" / "crashes.json").write_text(json.dumps(CRASHES))
     (root / "init").write_text(INIT)
     (root / "init").chmod(0o755)
-    names = "\0".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
-    with image.open("wb") as file:
-        cpio = [cache.tool("cpio", "cpio"), "--create", "--format=newc", "--quiet", "--null"]
-        subprocess.run(cpio, cwd=root, input=names.encode(), stdout=file, check=True)
 
 
 def _call(*command: object) -> None:
@@ -177,7 +181,7 @@ def _call(*command: object) -> None:
 def _key(kernel: kernels.Kernel) -> str:
     """A digest of all that it comes from."""
     digest = hashlib.sha256(kernel.release.encode())
-    parts = [SOURCE / "process", SOURCE / "machine", SOURCE / "cli", SOURCE / "seal.py", PROGRAMS, CRASHING]
+    parts = [SOURCE / "process", SOURCE / "machine", SOURCE / "cli", SOURCE / "seal.py", PROGRAMS]
     for part in [*parts, HERE / "inside" / "arm64.py", Path(__file__)]:
         for file in sorted(part.rglob("*.[pc]*")) if part.is_dir() else [part]:
             if file.suffix in (".py", ".c"):

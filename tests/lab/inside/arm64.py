@@ -210,23 +210,6 @@ def signals() -> dict[str, Any]:
         return {"sent": sent, "answered": answered, "status": status, **target.state()}
 
 
-def crashed() -> dict[str, int]:
-    """Cores that the kernel writes of programs that crash."""
-    status = {}
-    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    for name in json.loads((LAB / "crashes.json").read_text()):
-        Path("/proc/sys/kernel/core_pattern").write_text(f"{OUT}/crash-{name}.core\n")
-        done = subprocess.run(
-            [str(LAB / "targets" / "crash"), name],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, unlimited),
-        )
-        status[name] = done.returncode
-    return status
-
-
 def _eventually(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition() and time.monotonic() < deadline:
@@ -241,7 +224,7 @@ def _remove(pattern: str) -> None:
 def main() -> None:
     Path("/proc/sys/kernel/core_pattern").write_text(f"{OUT}/deep-kernel.core\n")
     told: dict[str, Any] = {"uname": list(os.uname())}
-    for step in (deep, blocked, sleeping, counting, vectors, pattern, signals, crashed):
+    for step in (deep, blocked, sleeping, counting, vectors, pattern, signals):
         start = time.monotonic()
         try:
             told[step.__name__] = step()
