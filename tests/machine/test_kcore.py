@@ -37,6 +37,17 @@ def test_every_range_reads_as_the_true_bytes(machine: Machine) -> None:
     source.close()
 
 
+def test_ranges_are_of_whole_pages_of_the_host(machine: Machine) -> None:
+    """Kernels for arm64 may have pages of 64 KiB; 0x1000 to 0x28000 has one of them."""
+
+    class Large(KcoreSource):
+        page_size = 0x10000
+
+    source = Large(str(machine.kcore), str(machine.iomem))
+    assert source.ranges() == [Range(0x10000, 0x10000), Range(0x100000, 0x300000)]
+    source.close()
+
+
 @pytest.mark.parametrize(
     ("address", "size"), [(0, 1), (0x27000, 0x1001), (0x28000, 1), (0x3FFFFF, 2), (1 << 60, 1)]
 )

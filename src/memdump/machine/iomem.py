@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import List, Sequence
 
 from memdump.errors import MemdumpError, NotADump, NotPermitted
+from memdump.machine import host
 from memdump.machine.source import Range
 
 PATH = "/proc/iomem"
@@ -47,7 +48,7 @@ def parse(text: str, page_size: int) -> List[Range]:
     return ranges
 
 
-def read(path: str = PATH, page_size: int = 4096) -> Sequence[Range]:
+def read(path: str = PATH, page_size: int = host.PAGE_SIZE) -> Sequence[Range]:
     """Read the ranges of this machine; raises as `parse` does."""
     try:
         text = Path(path).read_text("ascii", "replace")

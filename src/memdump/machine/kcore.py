@@ -21,14 +21,14 @@ class KcoreSource(Source):
 
     name = "kcore"
 
-    def __init__(self, path: str = PATH, iomem_path: str = iomem.PATH, page_size: int = 4096) -> None:
+    def __init__(self, path: str = PATH, iomem_path: str = iomem.PATH) -> None:
         """Open it and find the direct map.
 
         Raises `NotPermitted` where the kernel does not let us, and `NotADump` where the file is not a kcore.
         """
         self._fd = _open(path)
         try:
-            self._ranges = iomem.read(iomem_path, page_size)
+            self._ranges = iomem.read(iomem_path, self.page_size)
             headers = kcore_headers.parse(self._read_header)
             self._segments = kcore_headers.direct_map(headers.segments, self._ranges)
         except NotADump as error:
