@@ -7,6 +7,7 @@ sweep; the image still has its addresses in ascending order, which some readers 
 """
 
 import array
+import errno
 from typing import (
     Callable,
     Iterable,
@@ -55,8 +56,27 @@ class Packing(NamedTuple):
     unpack: Codec
 
 
+class Early(NamedTuple):
+    """Early copies of pages of one block."""
+
+    runs: List[Range]
+    data: memoryview
+    """The bytes of all runs, one behind the other."""
+
+    def put(self, address: int, block: memoryview) -> None:
+        """Put them into their places in the block that begins at ``address``."""
+        done = 0
+        for run in self.runs:
+            inside = run.start - address
+            block[inside : inside + run.size] = self.data[done : done + run.size]
+            done += run.size
+
+
+NOTHING = Early([], memoryview(b""))
+
+
 class Stage:
-    """Takes the kernel's pages from a source ahead of all others, and puts them in their place later."""
+    """Takes the kernel's pages from a source ahead of all others, and gives them when their turn comes."""
 
     def __init__(
         self,
@@ -69,7 +89,7 @@ class Stage:
         self.taken = 0
         """Bytes of kernel pages that were taken early."""
         self.left = 0
-        """Bytes for which there was no room; they are read in their turn."""
+        """Bytes for which there was no room, or whose copy was lost; they are read in their turn."""
         self._page_size = page_size
         self._packing = packing
         self._spill = spill
@@ -81,10 +101,11 @@ class Stage:
         self._sizes = array.array("Q")
         self._places = array.array("Q")
         self._kinds = array.array("B")
+        self._filled = array.array("I")
         self._next = 0
 
     def sweep(self, source: Source, blocks: Iterable[Range], stop: Callable[[], object]) -> None:
-        """Take the kernel's pages of these blocks, which are those that `overlay` is called with later.
+        """Take the kernel's pages of these blocks, which are those that `early` is called with later.
 
         Ends early where ``stop`` gives something.  Raises ``OSError`` where the source does not tell what its
         pages are.
@@ -124,9 +145,11 @@ class Stage:
             kept.append(len(kept) // 2)
             end = filled + _NUMBER * len(kept)
             data[filled:end] = memoryview(kept).cast("B")
-            stored = self._store(block.start, data[:end], data is not scratch)
-            self.taken += filled if stored else 0
-            self.left += 0 if stored else filled
+            if self._store(block.start, data[:end], data is not scratch):
+                self._filled.append(filled)
+                self.taken += filled
+            else:
+                self.left += filled
 
     def _room(self, size: int) -> Optional[memoryview]:
         """Give the place for a copy in memory, unless it should be packed first, or there is none."""
@@ -167,26 +190,28 @@ class Stage:
         except OSError:  # the disk is full: no more of it then, but what is there stays
             return None
 
-    def overlay(self, address: int, data: memoryview) -> List[Range]:
-        """Put the early copies into the block that begins at ``address``, and tell where they are.
+    def early(self, address: int) -> "Early":
+        """Give the early copies in the block that begins at ``address``.
 
         Blocks must come in the order of the sweep.
         """
         while self._next < len(self._blocks) and self._blocks[self._next] < address:
             self._next += 1
         if self._next == len(self._blocks) or self._blocks[self._next] != address:
-            return []
-        copy = memoryview(self._get(self._next))
+            return NOTHING
         self._next += 1
+        return self._early(self._next - 1)
+
+    def _early(self, index: int) -> "Early":
+        try:
+            copy = memoryview(self._get(index))
+        except OSError:  # the disk fails: what is there by now has to do
+            self.taken -= self._filled[index]
+            self.left += self._filled[index]
+            return NOTHING
         (count,) = array.array("Q", copy[-_NUMBER:].tobytes())
         numbers = array.array("Q", copy[-_NUMBER * (2 * count + 1) : -_NUMBER].tobytes())
-        done = 0
-        runs = [Range(*pair) for pair in zip(numbers[::2], numbers[1::2])]  # noqa: B905
-        for run in runs:
-            inside = run.start - address
-            data[inside : inside + run.size] = copy[done : done + run.size]
-            done += run.size
-        return runs
+        return Early([Range(*pair) for pair in zip(numbers[::2], numbers[1::2])], copy)  # noqa: B905
 
     def _get(self, index: int) -> Union[bytes, memoryview]:
         kind, place, size = self._kinds[index], self._places[index], self._sizes[index]
@@ -200,7 +225,10 @@ class Stage:
         if not kind & _PACKED:
             return copy
         assert self._packing is not None
-        return self._packing.unpack(copy)
+        try:
+            return self._packing.unpack(copy)
+        except Exception as error:  # each library has its own; a disk may give back what it was not given
+            raise OSError(errno.EIO, "an early copy came back changed") from error
 
 
 def _groups(blocks: Iterable[Range], size: int) -> Iterator[List[Range]]:
