@@ -181,6 +181,25 @@ def test_free_pages_are_left_out_and_told() -> None:
     assert not set(range(4, 24)) & set(source.seen)
 
 
+def test_kernel_pages_that_were_freed_after_the_sweep_are_in_the_image() -> None:
+    class Freeing(Changing):
+        def read_into(self, address: int, buffer: memoryview) -> None:
+            super().read_into(address, buffer)
+            self.flags = dict.fromkeys(range(40), BUDDY)
+
+    source = Freeing([Range(0, 40 * PAGE)], {**dict.fromkeys(range(40), LRU), 20: SLAB, 21: SLAB})
+    stream = Collected()
+    found = taken(source, stream, plan=Plan(Stage(PAGE), skip_free=True))
+    assert lime(bytes(stream.data)) == {
+        20 * PAGE: bytes([1])
+        + source.memory[20 * PAGE + 1 : 21 * PAGE]
+        + bytes([1])
+        + source.memory[21 * PAGE + 1 : 22 * PAGE]
+    }
+    assert list(found.skipped) == [Range(0, 20 * PAGE), Range(22 * PAGE, 18 * PAGE)]
+    assert found.staged == 2 * PAGE
+
+
 def test_where_nothing_is_said_of_pages_the_order_is_ascending() -> None:
     class Silent(Changing):
         def page_flags(self, address: int, size: int) -> bytes:

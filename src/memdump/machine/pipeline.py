@@ -111,7 +111,8 @@ class ReadAhead:
     def _read(self, found: Range, data: memoryview) -> List[Block]:
         """Read a block, or what of it is in use, in the kernel's early copy where there is one."""
         early = self._stage.early(found.start) if self._stage is not None else NOTHING
-        skipped = self._free_runs(found)
+        # Pages that were the kernel's when it was swept may be free by now; what they held is there.
+        skipped = pieces.without(self._free_runs(found), early.runs)
         wanted = pieces.without([found], skipped)
         lost: List[Range] = []
         for run in wanted:
