@@ -8,6 +8,7 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memdump.errors import MemdumpError
 from memdump.machine import pieces
 from memdump.machine.acquire import Plan, Taken, acquire, image_size
 from memdump.machine.kcore import KcoreSource
@@ -21,10 +22,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def taken(source: Source, stream: Collected, stop_after: int = 1 << 60, plan: Plan = Plan()) -> Taken:  # noqa: B008
-    """Acquire, and ask to stop after so many blocks."""
+def taken(
+    source: Source,
+    stream: Collected,
+    stop_after: int = 1 << 60,
+    plan: Plan = Plan(),  # noqa: B008
+    full_after: int = 1 << 60,
+) -> Taken:
+    """Acquire, and ask to stop after so many blocks, or say that there is little room."""
     done: list[int] = []
-    found = acquire(source, stream, plan, done.append, lambda: "enough" if len(done) >= stop_after else None)
+
+    def stop() -> str | None:
+        return "enough" if len(done) >= stop_after else None
+
+    def trouble() -> str | None:
+        return "little room" if len(done) >= full_after else None
+
+    found = acquire(source, stream, plan, done.append, stop, trouble)
     assert done == sorted(done)
     assert found.sha256 == hashlib.sha256(stream.data).hexdigest()
     assert found.size == len(stream.data)
@@ -149,6 +163,69 @@ def test_the_kernels_pages_are_read_before_all_others_and_stand_in_their_place(
                 )  # as it was at first, though it was read again
     assert found.kernel_first
     assert found.staged >= len(kernel) * PAGE
+
+
+KERNEL = st.sets(st.integers(0, 29))
+SPLIT = [Range(0, 14 * PAGE), Range(16 * PAGE, 14 * PAGE)]
+
+
+def check_what_is_there(source: Changing, image: bytes, found: Taken, kernel: set[int]) -> set[int]:
+    """See that image and manifest agree page by page; give the pages in the image."""
+    there: dict[int, int] = {}
+    last = 0
+    for start, data in lime(image).items():
+        assert start >= last  # ascending
+        last = start + len(data)
+        for offset in range(0, len(data), PAGE):
+            page = (start + offset) // PAGE
+            there[page] = data[offset]
+            whole = source.memory[start + offset + 1 : start + offset + PAGE]
+            blank = any(lost.start <= page * PAGE < lost.end for lost in found.unreadable)
+            assert data[offset + 1 : offset + PAGE] == (bytes(PAGE - 1) if blank else whole)
+    missing = {page for at in found.not_taken for page in range(at.start // PAGE, at.end // PAGE)}
+    assert there.keys() | missing == {*range(14), *range(16, 30)}
+    assert not there.keys() & missing
+    assert all(there[page] == 1 for page in kernel & there.keys())
+    return set(there)
+
+
+@given(KERNEL, st.integers(0, 12), st.booleans(), st.booleans())
+def test_early_copies_are_in_the_image_of_a_run_that_was_stopped(
+    kernel: set[int], stop_after: int, skip_free: bool, full: bool
+) -> None:
+    kernel -= {14, 15}
+    source = Changing(SPLIT, dict.fromkeys(kernel, SLAB))
+    stream = Collected()
+    plan = Plan(Stage(PAGE), skip_free)
+    with mock.patch.multiple(pieces, BLOCK=3 * PAGE, _SMALLEST_PIECE=6 * PAGE):
+        found = taken(source, stream, 1 << 60 if full else stop_after, plan, stop_after if full else 1 << 60)
+    there = check_what_is_there(source, bytes(stream.data), found, kernel)
+    if full:  # nothing that could be left out is written to it
+        assert there == {page for page in range(max(there, default=-1) + 1) if page not in (14, 15)}
+    elif stop_after:  # the sweep itself was not stopped
+        assert kernel <= there
+
+
+@given(KERNEL, st.integers(0, 40))
+def test_a_source_that_is_lost_leaves_a_valid_image_with_all_early_copies(
+    kernel: set[int], reads: int
+) -> None:
+    class Lost(Changing):
+        def read_into(self, address: int, buffer: memoryview) -> None:
+            if self.reads == reads:
+                raise MemdumpError("the machine is gone")
+            super().read_into(address, buffer)
+
+    kernel -= {14, 15}
+    source = Lost(SPLIT, dict.fromkeys(kernel, SLAB))
+    stream = Collected()
+    with mock.patch.multiple(pieces, BLOCK=3 * PAGE, _SMALLEST_PIECE=6 * PAGE):
+        found = taken(source, stream, plan=Plan(Stage(PAGE)))
+    there = check_what_is_there(source, bytes(stream.data), found, kernel)
+    early = {page for page in kernel if source.seen.get(page)}
+    assert early <= there
+    assert found.complete == (found.stopped_by is None)
+    assert found.stopped_by in (None, "the machine is gone")
 
 
 def test_an_early_copy_stands_in_for_a_page_that_cannot_be_read_later() -> None:

@@ -247,12 +247,13 @@ def _acquire(
     progress = Progress(layout.options.size)
 
     def stop() -> str | None:
-        if interrupt.received:
-            return f"stopped by {interrupt.received}; {target.partial}"
+        return interrupt.received and f"stopped by {interrupt.received}; {target.partial}"
+
+    def trouble() -> str | None:
         return target.trouble and f"{layout.name}: {target.trouble}; {target.partial}"
 
     try:
-        return acquire(source, sealed, how, progress, stop)
+        return acquire(source, sealed, how, progress, stop, trouble)
     finally:
         progress.clear()
 

@@ -7,6 +7,7 @@ sweep; the image still has its addresses in ascending order, which some readers 
 """
 
 import array
+import bisect
 import errno
 from typing import (
     Callable,
@@ -63,13 +64,17 @@ class Early(NamedTuple):
     data: memoryview
     """The bytes of all runs, one behind the other."""
 
-    def put(self, address: int, block: memoryview) -> None:
-        """Put them into their places in the block that begins at ``address``."""
+    def parts(self) -> Iterator[Tuple[Range, memoryview]]:
+        """Give each run with its bytes."""
         done = 0
         for run in self.runs:
-            inside = run.start - address
-            block[inside : inside + run.size] = self.data[done : done + run.size]
+            yield run, self.data[done : done + run.size]
             done += run.size
+
+    def put(self, address: int, block: memoryview) -> None:
+        """Put them into their places in the block that begins at ``address``."""
+        for run, data in self.parts():
+            block[run.start - address : run.end - address] = data
 
 
 NOTHING = Early([], memoryview(b""))
@@ -102,7 +107,6 @@ class Stage:
         self._places = array.array("Q")
         self._kinds = array.array("B")
         self._filled = array.array("I")
-        self._next = 0
 
     def sweep(self, source: Source, blocks: Iterable[Range], stop: Callable[[], object]) -> None:
         """Take the kernel's pages of these blocks, which are those that `early` is called with later.
@@ -191,16 +195,17 @@ class Stage:
             return None
 
     def early(self, address: int) -> "Early":
-        """Give the early copies in the block that begins at ``address``.
-
-        Blocks must come in the order of the sweep.
-        """
-        while self._next < len(self._blocks) and self._blocks[self._next] < address:
-            self._next += 1
-        if self._next == len(self._blocks) or self._blocks[self._next] != address:
+        """Give the early copies in the block that begins at ``address``."""
+        index = bisect.bisect_left(self._blocks, address)
+        if index == len(self._blocks) or self._blocks[index] != address:
             return NOTHING
-        self._next += 1
-        return self._early(self._next - 1)
+        return self._early(index)
+
+    def rest(self, address: int) -> Iterator["Early"]:
+        """Give all early copies from the block on in which ``address`` lies."""
+        first = max(bisect.bisect_right(self._blocks, address) - 1, 0)
+        for index in range(first, len(self._blocks)):
+            yield self._early(index)
 
     def _early(self, index: int) -> "Early":
         try:
