@@ -243,6 +243,23 @@ def test_memory_that_is_missing_is_told_with_status_1(machine: Machine, tmp_path
     assert joined((tmp_path / "web1.lime").read_bytes())[0x100000] == whole[:-8192] + bytes(8192)
 
 
+@pytest.mark.parametrize("option", ["--skip=free", "--order=kernel-first"])
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_what_takes_knowing_the_pages_is_refused_where_they_are_not_known(
+    machine: Machine, tmp_path: Path, option: str, more: list[str]
+) -> None:
+    status, _, err = run(machine, tmp_path / "web1.lime", option, *more)
+    assert status == 2
+    assert f"{option[2:].replace('=', ' ')}: the source kcore does not tell what its pages are" in err
+    assert names(tmp_path) == []
+
+
+def test_the_default_order_gives_way_where_the_pages_are_not_known(machine: Machine, tmp_path: Path) -> None:
+    status, _, _ = run(machine, tmp_path / "web1.lime")
+    assert status == 0
+    assert json.loads((tmp_path / "web1.lime.json").read_text())["order"] == "ascending"
+
+
 def test_without_permission_nothing_is_written(machine: Machine, tmp_path: Path) -> None:
     machine.iomem.write_text("00000000-00000000 : System RAM\n")
     status, _, err = run(machine, tmp_path / "web1.lime")

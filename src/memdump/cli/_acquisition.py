@@ -85,6 +85,7 @@ def plan(args: argparse.Namespace, source: Source, sealing: Sealing) -> Layout:
         out, name = str(path), path.name
     _check_place(args, path)
     _check_manifest(args, path)
+    _check_source(args, source)
     ranges = source.ranges()
     size = image_size(ranges)
     options = destination.Options(
@@ -119,6 +120,23 @@ def _check_place(args: argparse.Namespace, path: Path | None) -> None:
     ):
         if given and scheme not in schemes:
             raise UsageError(f"{option} is for {' and '.join(f'{name}:' for name in schemes)} only")
+
+
+def _check_source(args: argparse.Namespace, source: Source) -> None:
+    """Refuse what was asked for and cannot be had of this source; what is only the default gives way."""
+    for option, given in (("--skip free", args.skip), ("--order kernel-first", args.order == "kernel-first")):
+        if given and not _tells_pages(source):
+            raise UsageError(
+                f"{option}: the source {source.name} does not tell what its pages are (/proc/kpageflags);"
+                " leave the option out"
+            )
+
+
+def _tells_pages(source: Source) -> bool:
+    try:
+        return bool(source.page_flags(source.ranges()[0].start, source.page_size))
+    except OSError:
+        return False
 
 
 def _check_manifest(args: argparse.Namespace, path: Path | None) -> None:
