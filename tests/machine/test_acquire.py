@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import time
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -32,13 +33,17 @@ def taken(
     """Acquire, and ask to stop after so many blocks, or say that there is little room."""
     done: list[int] = []
 
+    def progress(size: int) -> None:
+        if stream.data:  # the sweep is over
+            done.append(size)
+
     def stop() -> str | None:
         return "enough" if len(done) >= stop_after else None
 
     def trouble() -> str | None:
         return "little room" if len(done) >= full_after else None
 
-    found = acquire(source, stream, plan, done.append, stop, trouble)
+    found = acquire(source, stream, plan, progress, stop, trouble)
     assert done == sorted(done)
     assert found.sha256 == hashlib.sha256(stream.data).hexdigest()
     assert found.size == len(stream.data)
@@ -285,3 +290,28 @@ def test_where_nothing_is_said_of_pages_the_order_is_ascending() -> None:
     found = taken(Silent([Range(0, 4 * PAGE)], {}), Collected(), plan=Plan(Stage(PAGE), skip_free=True))
     assert not found.kernel_first
     assert found.complete
+
+
+def test_the_sweep_counts_for_the_rate_and_for_the_progress() -> None:
+    source = Changing([Range(0, 64 * PAGE)], dict.fromkeys(range(48), SLAB))
+    told: list[int] = []
+    rate = 64 * PAGE * 4
+    with mock.patch.object(pieces, "BLOCK", 4 * PAGE):
+        found = acquire(source, Collected(), Plan(Stage(PAGE), max_rate=rate), told.append, lambda: None)
+    assert (told[0], told[-1]) == (48 * PAGE, 48 * PAGE + found.size)
+    assert found.total_seconds >= (48 * PAGE + found.size) / rate
+
+
+def test_a_run_that_waits_for_its_rate_can_be_stopped() -> None:
+    source = Changing([Range(0, 64 * PAGE)], dict.fromkeys(range(48), SLAB))
+    start = time.monotonic()
+    asked = []
+
+    def stop() -> str | None:
+        asked.append(time.monotonic() - start)
+        return "enough" if asked[-1] > 0.2 else None
+
+    with mock.patch.object(Stage, "rest", lambda *_: iter(())):
+        found = acquire(source, Collected(), Plan(Stage(PAGE), max_rate=PAGE), lambda _: None, stop)
+    assert found.stopped_by == "enough"
+    assert found.total_seconds < 10

@@ -193,6 +193,33 @@ def test_a_monitor_without_qemu_is_closed_in_silence(guest: str) -> None:
     source.close()
 
 
+def acquired(guest: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from memdump.cli import main; from memdump.machine import destination;"
+    code += "destination._IN_RAM = (); sys.exit(main())"
+    command = [sys.executable, "-c", code, "acquire", "--source", f"qemu:{guest}", "--no-encrypt"]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+
+
+@needs_qemu
+def test_a_rate_is_refused_for_a_guest_that_would_stand_still_for_it(guest: str, tmp_path: Path) -> None:
+    done = acquired(guest, tmp_path / "vm.lime", "--max-rate", "1G")
+    assert done.returncode == 2
+    assert "add --live" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    done = acquired(guest, tmp_path / "vm.lime", "--max-rate", "1G", "--live")
+    assert done.returncode in (0, 1), done.stderr
+    assert "stands still" not in done.stderr
+
+
+@needs_qemu
+def test_a_pause_is_told_beforehand(guest: str, tmp_path: Path) -> None:
+    done = acquired(guest, tmp_path / "vm.lime", "--dry-run")
+    assert "\npause         the guest stands still for about 0:0" in done.stdout
+    done = acquired(guest, tmp_path / "vm.lime")
+    assert done.returncode in (0, 1), done.stderr
+    assert "memdump: the guest stands still until its memory is written or sent" in done.stderr
+
+
 def test_no_socket_and_another_kind_of_file_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(UsageError, match="name the UNIX socket of a QMP monitor"):

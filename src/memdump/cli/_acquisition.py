@@ -124,6 +124,11 @@ def _check_place(args: argparse.Namespace, path: Path | None) -> None:
 
 def _check_source(args: argparse.Namespace, source: Source) -> None:
     """Refuse what was asked for and cannot be had of this source; what is only the default gives way."""
+    if args.max_rate and source.pauses_machine:
+        raise UsageError(
+            "--max-rate would have the guest stand still for longer: add --live, which does not stop it, or"
+            " leave the option out"
+        )
     for option, given in (("--skip free", args.skip), ("--order kernel-first", args.order == "kernel-first")):
         if given and not _tells_pages(source):
             raise UsageError(
@@ -264,6 +269,11 @@ def _acquire(
 ) -> Taken:
     progress = Progress(layout.options.size)
 
+    def show(done: int) -> None:
+        # What is taken early is read again in its turn; how much that is shows in the sweep.
+        progress.total = layout.options.size + (how.stage.read if how.stage else 0)
+        progress(done)
+
     def stop() -> str | None:
         return interrupt.received and f"stopped by {interrupt.received}; {target.partial}"
 
@@ -271,7 +281,7 @@ def _acquire(
         return target.trouble and f"{layout.name}: {target.trouble}; {target.partial}"
 
     try:
-        return acquire(source, sealed, how, progress, stop, trouble)
+        return acquire(source, sealed, how, show, stop, trouble)
     finally:
         progress.clear()
 

@@ -62,3 +62,8 @@ def _say_source(chosen: Chosen) -> None:
         print(f"memdump: not through {name}: {visible(reason)}", file=sys.stderr)
     evidence = f" ({visible(chosen.source.evidence)})" if chosen.source.evidence else ""
     print(f"memdump: reading through {visible(chosen.source.name)}{evidence}", file=sys.stderr)
+    if chosen.source.pauses_machine:
+        print(
+            "memdump: the guest stands still until its memory is written or sent (--live: not at all)",
+            file=sys.stderr,
+        )

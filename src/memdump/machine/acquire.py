@@ -11,6 +11,9 @@ from memdump.machine.pipeline import LAG, Block, Digest, ReadAhead, Stream
 from memdump.machine.source import Range, Source
 from memdump.machine.stage import NOTHING, Stage
 
+_NAP = 0.5
+"""Seconds after which somebody who waits looks whether to go on."""
+
 Stop = Callable[[], Optional[str]]
 """Gives a reason to end early, once there is one."""
 
@@ -23,7 +26,7 @@ class Plan(NamedTuple):
     skip_free: bool = False
     """Leave out pages that nobody uses."""
     max_rate: Optional[int] = None
-    """Bytes per second that are not to be exceeded."""
+    """Bytes per second that are not to be exceeded, early copies included, over the whole run."""
 
 
 class Taken(NamedTuple):
@@ -80,7 +83,7 @@ def acquire(
 ) -> Taken:
     """Write all memory of ``source`` to ``stream`` in the LiME format, and tell how it went.
 
-    ``progress`` gets the bytes written so far, once a block.  ``stop`` may give a reason to end early, and
+    ``progress`` gets the bytes that were taken early and written so far, once a block.  ``stop`` may give a reason to end early, and
     ``trouble`` one once the stream is not going to take much more; both are asked once a piece.  The image
     ends with the next whole piece then, so it is a valid one of less memory; the early copies that are still
     waiting follow it, unless it is the stream that is in trouble.  A source that is lost is such an end too;
@@ -96,7 +99,7 @@ def acquire(
     writer = _Writer(digest, ranges, plan, progress)
     try:
         source.begin()
-        stage, stopped_by = _sweep(source, ranges, plan.stage, stop)
+        stage, stopped_by = _sweep(source, ranges, plan.stage, stop, progress)
         staging = time.monotonic() - clock
         if not stopped_by:
             stopped_by = writer.write_all(reader, stop, trouble)
@@ -133,13 +136,17 @@ def acquire(
 
 
 def _sweep(
-    source: Source, ranges: Sequence[Range], stage: Optional[Stage], stop: Stop
+    source: Source,
+    ranges: Sequence[Range],
+    stage: Optional[Stage],
+    stop: Stop,
+    progress: Callable[[int], None],
 ) -> Tuple[Optional[Stage], Optional[str]]:
     """Fill the stage; give none where the order has to be ascending, and the reason if the source is lost."""
     if stage is None:
         return None, None
     try:
-        stage.sweep(source, pieces.blocks(ranges), stop)
+        stage.sweep(source, pieces.blocks(ranges), stop, progress)
     except OSError:
         return (stage if stage.taken else None), None
     except MemdumpError as error:
@@ -183,7 +190,7 @@ class _Writer:
                 if block is None:
                     return None
                 if self._piece_end <= block.address:
-                    reason = stop() or trouble()
+                    reason = self._wait(lambda: stop() or trouble())
                     if reason:
                         return reason
                 self._write(block)
@@ -227,8 +234,17 @@ class _Writer:
 
     def _pass_on(self, data: memoryview) -> None:
         self._digest.write(data)
-        self._progress(self._digest.size)
-        if self._rate:
-            ahead = self._digest.size / self._rate - (time.monotonic() - self._start)
-            if ahead > 0:
-                time.sleep(ahead)
+        self._progress(self._done())
+        self._wait(lambda: None)
+
+    def _done(self) -> int:
+        return self._digest.size + (self._stage.read if self._stage else 0)
+
+    def _wait(self, stop: Stop) -> Optional[str]:
+        """Wait as long as the rate wants, unless there is a reason to stop, which is given."""
+        while True:
+            reason = stop()
+            ahead = self._done() / self._rate - (time.monotonic() - self._start) if self._rate else 0.0
+            if reason or ahead <= 0:
+                return reason
+            time.sleep(min(ahead, _NAP))

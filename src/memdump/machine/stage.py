@@ -108,10 +108,21 @@ class Stage:
         self._kinds = array.array("B")
         self._filled = array.array("I")
 
-    def sweep(self, source: Source, blocks: Iterable[Range], stop: Callable[[], object]) -> None:
+    @property
+    def read(self) -> int:
+        """Bytes that the sweep has read, whatever became of them."""
+        return self.taken + self.left
+
+    def sweep(
+        self,
+        source: Source,
+        blocks: Iterable[Range],
+        stop: Callable[[], object],
+        progress: Callable[[int], None],
+    ) -> None:
         """Take the kernel's pages of these blocks, which are those that `early` is called with later.
 
-        Ends early where ``stop`` gives something.  Raises ``OSError`` where the source does not tell what its
+        ``progress`` gets the bytes read so far.  Ends early where ``stop`` gives something.  Raises ``OSError`` where the source does not tell what its
         pages are.
         """
         scratch = page_aligned(pieces.BLOCK + _NUMBER * (2 * pieces.BLOCK // self._page_size + 1))
@@ -124,6 +135,7 @@ class Stage:
             source.expect([run for _, runs in chosen for run in runs])
             for block, runs in chosen:
                 self._take(source, block, runs, scratch)
+            progress(self.read)
 
     def _choose(self, source: Source, group: Sequence[Range]) -> Iterator[Tuple[Range, List[Range]]]:
         """Give the blocks of the group that have kernel pages, and the runs of these."""
