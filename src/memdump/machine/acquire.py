@@ -42,6 +42,8 @@ class Taken(NamedTuple):
     """What was left out because nobody used it."""
     not_taken: Sequence[Range]
     """What is missing because the run was stopped."""
+    added: Sequence[Range]
+    """Memory that the machine was given meanwhile; none of it was taken."""
     kernel_first: bool
     staged: int
     """Bytes of the kernel's pages that were taken before all others."""
@@ -95,6 +97,7 @@ def acquire(
     started = source.now()
     stage, stopped_by = None, None
     staging = 0.0
+    added: List[Range] = []
     reader = ReadAhead(source, ranges, source.page_size, plan.stage, plan.skip_free)
     writer = _Writer(digest, ranges, plan, progress)
     try:
@@ -105,6 +108,7 @@ def acquire(
             stopped_by = writer.write_all(reader, stop, trouble)
         if stopped_by:
             writer.write_rest(trouble)
+        added = pieces.without(source.ranges_now(), ranges)
     except MemdumpError as error:
         stopped_by = str(error)
     finally:
@@ -120,6 +124,7 @@ def acquire(
         unreadable=pieces.within(broken.joined(unreadable, writer.blank), there),
         skipped=pieces.within(reader.skipped, there),
         not_taken=pieces.without(ranges, there),
+        added=added,
         kernel_first=stage is not None,
         staged=stage.taken if stage else 0,
         unstaged=stage.left if stage else 0,

@@ -57,6 +57,14 @@ def read(path: str = PATH, page_size: int = host.PAGE_SIZE) -> Sequence[Range]:
     return parse(text, page_size)
 
 
+def again(path: str, page_size: int, known: Sequence[Range]) -> Sequence[Range]:
+    """Read the ranges once more; those that are ``known`` where that is not possible any more."""
+    try:
+        return read(path, page_size)
+    except MemdumpError:
+        return known
+
+
 def named(path: str, name: str) -> List[Range]:
     """Give the ranges of another name, as they stand; none where the file tells nothing of them."""
     try:

@@ -27,6 +27,7 @@ class KcoreSource(Source):
         Raises `NotPermitted` where the kernel does not let us, and `NotADump` where the file is not a kcore.
         """
         self._fd = _open(path)
+        self._iomem = iomem_path
         try:
             self._ranges = iomem.read(iomem_path, self.page_size)
             headers = kcore_headers.parse(self._read_header)
@@ -44,6 +45,10 @@ class KcoreSource(Source):
     def ranges(self) -> Sequence[Range]:
         """Give the ranges of system RAM, of whole pages, ascending and disjoint."""
         return self._ranges
+
+    def ranges_now(self) -> Sequence[Range]:
+        """Read them anew."""
+        return iomem.again(self._iomem, self.page_size, self._ranges)
 
     def read_into(self, address: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from physical ``address``; raises ``OSError`` where part of it cannot be read."""

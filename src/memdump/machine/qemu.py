@@ -81,6 +81,13 @@ class QemuSource(Source):
         """Give all that QEMU gives the guest as memory: RAM, and what its firmware and screen stand in."""
         return [Range(block.start, block.size) for block in self._blocks]
 
+    def ranges_now(self) -> Sequence[Range]:
+        """Ask QEMU anew."""
+        try:
+            return [Range(block.start, block.size) for block in self._locate()]
+        except MemdumpError:
+            return self.ranges()
+
     def read_into(self, address: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from guest-physical ``address``; raises ``OSError`` where that is not memory."""
         block = self._blocks[max(bisect.bisect_right(self._starts, address) - 1, 0)]
