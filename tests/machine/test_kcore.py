@@ -10,7 +10,7 @@ from memdump.errors import NotADump, NotPermitted
 from memdump.machine import lockdown as locking
 from memdump.machine.kcore import KcoreSource
 from memdump.machine.source import Range
-from tests.machine.fake_kcore import DIRECT_MAP, Machine, make
+from tests.machine.fake_kcore import DIRECT_MAP, PAGE, Machine, make, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +45,60 @@ def test_ranges_are_of_whole_pages_of_the_host(machine: Machine) -> None:
 
     source = Large(str(machine.kcore), str(machine.iomem))
     assert source.ranges() == [Range(0x10000, 0x10000), Range(0x100000, 0x300000)]
+    source.close()
+
+
+def test_a_file_whose_headers_took_another_page_is_read_at_its_new_places(machine: Machine) -> None:
+    """As after memory was plugged in, and somebody opened kcore."""
+    source = opened(machine)
+    write(machine.kcore, machine.memory, more=80, shift=PAGE)
+    for start, data in machine.memory.items():
+        buffer = bytearray(len(data))
+        source.read_into(start, memoryview(buffer))
+        assert bytes(buffer) == data
+    write(machine.kcore, machine.memory)
+    buffer = bytearray(PAGE)
+    source.read_into(0x100000, memoryview(buffer))
+    assert bytes(buffer) == machine.memory[0x100000][:PAGE]
+    source.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_file_that_changes_during_a_read_is_read_once_more(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    source = opened(machine)
+    real = os.preadv
+
+    def preadv(file: int, buffers: list[memoryview], offset: int) -> int:
+        monkeypatch.undo()
+        taken = real(file, [buffers[0][:PAGE]], offset)
+        write(machine.kcore, machine.memory, more=80, shift=PAGE)
+        if fails:
+            raise OSError(errno.EIO, "Input/output error")
+        return taken
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    buffer = bytearray(3 * PAGE)
+    source.read_into(0x100000, memoryview(buffer))
+    assert bytes(buffer) == machine.memory[0x100000][: 3 * PAGE]
+    source.close()
+
+
+def test_a_file_that_changes_all_the_time_or_makes_no_sense_any_more_is_an_error(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = opened(machine)
+    fronts = iter(range(100))
+    monkeypatch.setattr(source, "_front", lambda: bytes([next(fronts)]))
+    with pytest.raises(OSError, match="moves all the time"):
+        source.read_into(0x100000, memoryview(bytearray(PAGE)))
+    monkeypatch.undo()
+    with machine.kcore.open("r+b") as file:
+        file.write(bytes(64))
+    for _ in range(2):
+        with pytest.raises(OSError, match="kcore has moved: not an ELF file"):
+            source.read_into(0x100000, memoryview(bytearray(PAGE)))
     source.close()
 
 
