@@ -28,6 +28,8 @@ from memdump.machine.source import Range, Source
 
 BUDGET = 40 << 20
 """Bytes of copies that are kept in memory, at most."""
+PACKED_BUDGET = 12 << 20
+"""The same where they are packed: what packs and seals the image needs the room, and they need less."""
 _SHARE = 64
 """The part of a machine's memory that copies may overwrite: they are written over what is to be taken."""
 _FLAGS_AT_ONCE = 64 << 20
@@ -99,7 +101,7 @@ class Stage:
         self._packing = packing
         self._spill = spill
         self._used = 0
-        self._budget = min(BUDGET, memory // _SHARE)
+        self._budget = min(BUDGET if packing is None else PACKED_BUDGET, memory // _SHARE)
         self._memory: Optional[memoryview] = None
         # A machine of a terabyte has half a million blocks: arrays take the room of their numbers only.
         self._blocks = array.array("Q")
@@ -168,19 +170,16 @@ class Stage:
                 self.left += filled
 
     def _room(self, size: int) -> Optional[memoryview]:
-        """Give the place for a copy in memory, unless it should be packed first, or there is none."""
-        if self._memory is None or self._is_to_be_packed():
+        """Give the place for a copy in memory, unless it is packed first, or there is none."""
+        if self._memory is None or self._packing is not None:
             return None
         return self._memory[self._used : self._used + size] if self._used + size <= self._budget else None
-
-    def _is_to_be_packed(self) -> bool:
-        return self._packing is not None and self._used > self._budget // 2
 
     def _store(self, address: int, copy: memoryview, in_place: bool) -> bool:
         """Keep a copy, which may stand in its place in memory already; false if there is no room for it."""
         kind, place = 0, self._used
         packed: Union[bytes, memoryview] = copy
-        if self._packing is not None and not in_place and self._is_to_be_packed():
+        if self._packing is not None:
             packed, kind = self._packing.pack(copy), _PACKED
         size = len(packed)
         if self._memory is not None and self._used + size <= self._budget:
