@@ -85,11 +85,12 @@ def acquire(
 ) -> Taken:
     """Write all memory of ``source`` to ``stream`` in the LiME format, and tell how it went.
 
-    ``progress`` gets the bytes that were taken early and written so far, once a block.  ``stop`` may give a reason to end early, and
-    ``trouble`` one once the stream is not going to take much more; both are asked once a piece.  The image
-    ends with the next whole piece then, so it is a valid one of less memory; the early copies that are still
-    waiting follow it, unless it is the stream that is in trouble.  A source that is lost is such an end too;
-    where the stream itself fails, the image is cut off.  Pages that cannot be read become zeros.
+    ``progress`` gets the bytes that were taken early and written so far, once a block.  ``stop`` may give a
+    reason to end early, and ``trouble`` one once the stream is not going to take much more; both are asked
+    once a piece.  The image ends with the next whole piece then, so it is a valid one of less memory; the
+    early copies that are still waiting follow it, unless it is the stream that is in trouble.  A source that
+    is lost is such an end too; where the stream itself fails, the image is cut off.  Pages that cannot be
+    read become zeros.
     """
     ranges = list(source.ranges())
     digest = Digest(stream, LAG)
