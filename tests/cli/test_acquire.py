@@ -243,6 +243,41 @@ def test_memory_that_is_missing_is_told_with_status_1(machine: Machine, tmp_path
     assert joined((tmp_path / "web1.lime").read_bytes())[0x100000] == whole[:-8192] + bytes(8192)
 
 
+@pytest.mark.parametrize("option", ["--skip=free", "--order=kernel-first"])
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_what_takes_knowing_the_pages_is_refused_where_they_are_not_known(
+    machine: Machine, tmp_path: Path, option: str, more: list[str]
+) -> None:
+    status, _, err = run(machine, tmp_path / "web1.lime", option, *more)
+    assert status == 2
+    assert f"{option[2:].replace('=', ' ')}: the source kcore does not tell what its pages are" in err
+    assert names(tmp_path) == []
+
+
+def test_the_default_order_gives_way_where_the_pages_are_not_known(machine: Machine, tmp_path: Path) -> None:
+    status, _, _ = run(machine, tmp_path / "web1.lime")
+    assert status == 0
+    assert json.loads((tmp_path / "web1.lime.json").read_text())["order"] == "ascending"
+
+
+def test_memory_that_is_added_meanwhile_is_told_with_status_1(machine: Machine, tmp_path: Path) -> None:
+    process = start(machine, tmp_path / "web1.lime", pause=0.02)
+    wait_for(tmp_path / "web1.lime.part", 100_000)
+    added = "100000000-107ffffff : System RAM\n  100000000-107ffffff : System RAM (virtio_mem)\n"
+    machine.iomem.write_text(machine.iomem.read_text() + added)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    told = err.decode().splitlines()[-1]
+    assert told == (
+        "memdump: 134,217,728 bytes of memory were added to the machine meanwhile and are not in the image:"
+        " 0x100000000-0x107ffffff"
+    )
+    manifest = json.loads((tmp_path / "web1.lime.json").read_text())
+    assert manifest["added"] == [["0x100000000", 0x8000000]]
+    assert manifest["complete"] is True
+    assert joined((tmp_path / "web1.lime").read_bytes()) == machine.memory
+
+
 def test_without_permission_nothing_is_written(machine: Machine, tmp_path: Path) -> None:
     machine.iomem.write_text("00000000-00000000 : System RAM\n")
     status, _, err = run(machine, tmp_path / "web1.lime")

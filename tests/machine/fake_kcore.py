@@ -72,17 +72,29 @@ fec00000-fec003ff : IOAPIC 0
 """The first range does not end at a page; the kernel leaves its last 0xc00 bytes out."""
 
 
+def write(kcore: Path, memory: dict[int, bytes], more: int = 0, shift: int = 0) -> None:
+    """Write a kcore of these ranges and the second view of the kernel image.
+
+    With so many headers ``more``, as after memory was plugged in, all that follows is moved by ``shift``.
+    """
+    loads = [Load(0x9000000, VMALLOC, UNKNOWN, 1 << 45), Load(0x8000000, TEXT, 0x200000, 0x20000)]
+    loads += [Load(0x10000 + start, DIRECT_MAP + start, start, len(data)) for start, data in memory.items()]
+    loads += [
+        Load(at, DIRECT_MAP + at, at, 0x10000) for at in range(1 << 32, (1 << 32) + (more << 16), 1 << 16)
+    ]
+    loads = [load._replace(offset=load.offset + shift) for load in loads]
+    with kcore.open("r+b" if kcore.exists() else "wb") as file:
+        file.write(headers(loads))
+        for start, data in memory.items():
+            file.seek(0x10000 + shift + start)
+            file.write(data)
+
+
 def make(folder: Path) -> Machine:
     """Write a kcore of two ranges and the second view of the kernel image, and the iomem to it."""
     random_bytes = random.Random(0).randbytes
     memory = {0x1000: random_bytes(0x27000), 0x100000: random_bytes(0x300000)}
-    loads = [Load(0x9000000, VMALLOC, UNKNOWN, 1 << 45), Load(0x8000000, TEXT, 0x200000, 0x20000)]
-    loads += [Load(0x10000 + start, DIRECT_MAP + start, start, len(data)) for start, data in memory.items()]
     kcore, iomem = folder / "kcore", folder / "iomem"
     iomem.write_text(IOMEM)
-    with kcore.open("wb") as file:
-        file.write(headers(loads))
-        for start, data in memory.items():
-            file.seek(0x10000 + start)
-            file.write(data)
+    write(kcore, memory)
     return Machine(kcore, iomem, memory)

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import time
 from typing import TYPE_CHECKING
 from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memdump.errors import MemdumpError
 from memdump.machine import pieces
 from memdump.machine.acquire import Plan, Taken, acquire, image_size
 from memdump.machine.kcore import KcoreSource
@@ -21,10 +23,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def taken(source: Source, stream: Collected, stop_after: int = 1 << 60, plan: Plan = Plan()) -> Taken:  # noqa: B008
-    """Acquire, and ask to stop after so many blocks."""
+def taken(
+    source: Source,
+    stream: Collected,
+    stop_after: int = 1 << 60,
+    plan: Plan = Plan(),  # noqa: B008
+    full_after: int = 1 << 60,
+) -> Taken:
+    """Acquire, and ask to stop after so many blocks, or say that there is little room."""
     done: list[int] = []
-    found = acquire(source, stream, plan, done.append, lambda: "enough" if len(done) >= stop_after else None)
+
+    def progress(size: int) -> None:
+        if stream.data:  # the sweep is over
+            done.append(size)
+
+    def stop() -> str | None:
+        return "enough" if len(done) >= stop_after else None
+
+    def trouble() -> str | None:
+        return "little room" if len(done) >= full_after else None
+
+    found = acquire(source, stream, plan, progress, stop, trouble)
     assert done == sorted(done)
     assert found.sha256 == hashlib.sha256(stream.data).hexdigest()
     assert found.size == len(stream.data)
@@ -151,6 +170,69 @@ def test_the_kernels_pages_are_read_before_all_others_and_stand_in_their_place(
     assert found.staged >= len(kernel) * PAGE
 
 
+KERNEL = st.sets(st.integers(0, 29))
+SPLIT = [Range(0, 14 * PAGE), Range(16 * PAGE, 14 * PAGE)]
+
+
+def check_what_is_there(source: Changing, image: bytes, found: Taken, kernel: set[int]) -> set[int]:
+    """See that image and manifest agree page by page; give the pages in the image."""
+    there: dict[int, int] = {}
+    last = 0
+    for start, data in lime(image).items():
+        assert start >= last  # ascending
+        last = start + len(data)
+        for offset in range(0, len(data), PAGE):
+            page = (start + offset) // PAGE
+            there[page] = data[offset]
+            whole = source.memory[start + offset + 1 : start + offset + PAGE]
+            blank = any(lost.start <= page * PAGE < lost.end for lost in found.unreadable)
+            assert data[offset + 1 : offset + PAGE] == (bytes(PAGE - 1) if blank else whole)
+    missing = {page for at in found.not_taken for page in range(at.start // PAGE, at.end // PAGE)}
+    assert there.keys() | missing == {*range(14), *range(16, 30)}
+    assert not there.keys() & missing
+    assert all(there[page] == 1 for page in kernel & there.keys())
+    return set(there)
+
+
+@given(KERNEL, st.integers(0, 12), st.booleans(), st.booleans())
+def test_early_copies_are_in_the_image_of_a_run_that_was_stopped(
+    kernel: set[int], stop_after: int, skip_free: bool, full: bool
+) -> None:
+    kernel -= {14, 15}
+    source = Changing(SPLIT, dict.fromkeys(kernel, SLAB))
+    stream = Collected()
+    plan = Plan(Stage(PAGE), skip_free)
+    with mock.patch.multiple(pieces, BLOCK=3 * PAGE, _SMALLEST_PIECE=6 * PAGE):
+        found = taken(source, stream, 1 << 60 if full else stop_after, plan, stop_after if full else 1 << 60)
+    there = check_what_is_there(source, bytes(stream.data), found, kernel)
+    if full:  # nothing that could be left out is written to it
+        assert there == {page for page in range(max(there, default=-1) + 1) if page not in (14, 15)}
+    elif stop_after:  # the sweep itself was not stopped
+        assert kernel <= there
+
+
+@given(KERNEL, st.integers(0, 40))
+def test_a_source_that_is_lost_leaves_a_valid_image_with_all_early_copies(
+    kernel: set[int], reads: int
+) -> None:
+    class Lost(Changing):
+        def read_into(self, address: int, buffer: memoryview) -> None:
+            if self.reads == reads:
+                raise MemdumpError("the machine is gone")
+            super().read_into(address, buffer)
+
+    kernel -= {14, 15}
+    source = Lost(SPLIT, dict.fromkeys(kernel, SLAB))
+    stream = Collected()
+    with mock.patch.multiple(pieces, BLOCK=3 * PAGE, _SMALLEST_PIECE=6 * PAGE):
+        found = taken(source, stream, plan=Plan(Stage(PAGE)))
+    there = check_what_is_there(source, bytes(stream.data), found, kernel)
+    early = {page for page in kernel if source.seen.get(page)}
+    assert early <= there
+    assert found.complete == (found.stopped_by is None)
+    assert found.stopped_by in (None, "the machine is gone")
+
+
 def test_an_early_copy_stands_in_for_a_page_that_cannot_be_read_later() -> None:
     class Failing(Changing):
         def read_into(self, address: int, buffer: memoryview) -> None:
@@ -181,6 +263,25 @@ def test_free_pages_are_left_out_and_told() -> None:
     assert not set(range(4, 24)) & set(source.seen)
 
 
+def test_kernel_pages_that_were_freed_after_the_sweep_are_in_the_image() -> None:
+    class Freeing(Changing):
+        def read_into(self, address: int, buffer: memoryview) -> None:
+            super().read_into(address, buffer)
+            self.flags = dict.fromkeys(range(40), BUDDY)
+
+    source = Freeing([Range(0, 40 * PAGE)], {**dict.fromkeys(range(40), LRU), 20: SLAB, 21: SLAB})
+    stream = Collected()
+    found = taken(source, stream, plan=Plan(Stage(PAGE), skip_free=True))
+    assert lime(bytes(stream.data)) == {
+        20 * PAGE: bytes([1])
+        + source.memory[20 * PAGE + 1 : 21 * PAGE]
+        + bytes([1])
+        + source.memory[21 * PAGE + 1 : 22 * PAGE]
+    }
+    assert list(found.skipped) == [Range(0, 20 * PAGE), Range(22 * PAGE, 18 * PAGE)]
+    assert found.staged == 2 * PAGE
+
+
 def test_where_nothing_is_said_of_pages_the_order_is_ascending() -> None:
     class Silent(Changing):
         def page_flags(self, address: int, size: int) -> bytes:
@@ -189,3 +290,28 @@ def test_where_nothing_is_said_of_pages_the_order_is_ascending() -> None:
     found = taken(Silent([Range(0, 4 * PAGE)], {}), Collected(), plan=Plan(Stage(PAGE), skip_free=True))
     assert not found.kernel_first
     assert found.complete
+
+
+def test_the_sweep_counts_for_the_rate_and_for_the_progress() -> None:
+    source = Changing([Range(0, 64 * PAGE)], dict.fromkeys(range(48), SLAB))
+    told: list[int] = []
+    rate = 64 * PAGE * 4
+    with mock.patch.object(pieces, "BLOCK", 4 * PAGE):
+        found = acquire(source, Collected(), Plan(Stage(PAGE), max_rate=rate), told.append, lambda: None)
+    assert (told[0], told[-1]) == (48 * PAGE, 48 * PAGE + found.size)
+    assert found.total_seconds >= (48 * PAGE + found.size) / rate
+
+
+def test_a_run_that_waits_for_its_rate_can_be_stopped() -> None:
+    source = Changing([Range(0, 64 * PAGE)], dict.fromkeys(range(48), SLAB))
+    start = time.monotonic()
+    asked = []
+
+    def stop() -> str | None:
+        asked.append(time.monotonic() - start)
+        return "enough" if asked[-1] > 0.2 else None
+
+    with mock.patch.object(Stage, "rest", lambda *_: iter(())):
+        found = acquire(source, Collected(), Plan(Stage(PAGE), max_rate=PAGE), lambda _: None, stop)
+    assert found.stopped_by == "enough"
+    assert found.total_seconds < 10

@@ -10,7 +10,7 @@ from memdump.errors import NotADump, NotPermitted
 from memdump.machine import lockdown as locking
 from memdump.machine.kcore import KcoreSource
 from memdump.machine.source import Range
-from tests.machine.fake_kcore import DIRECT_MAP, Machine, make
+from tests.machine.fake_kcore import DIRECT_MAP, PAGE, Machine, make, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +34,71 @@ def test_every_range_reads_as_the_true_bytes(machine: Machine) -> None:
         buffer = bytearray(found.size)
         source.read_into(found.start, memoryview(buffer))
         assert bytes(buffer) == machine.memory[found.start]
+    source.close()
+
+
+def test_ranges_are_of_whole_pages_of_the_host(machine: Machine) -> None:
+    """Kernels for arm64 may have pages of 64 KiB; 0x1000 to 0x28000 has one of them."""
+
+    class Large(KcoreSource):
+        page_size = 0x10000
+
+    source = Large(str(machine.kcore), str(machine.iomem))
+    assert source.ranges() == [Range(0x10000, 0x10000), Range(0x100000, 0x300000)]
+    source.close()
+
+
+def test_a_file_whose_headers_took_another_page_is_read_at_its_new_places(machine: Machine) -> None:
+    """As after memory was plugged in, and somebody opened kcore."""
+    source = opened(machine)
+    write(machine.kcore, machine.memory, more=80, shift=PAGE)
+    for start, data in machine.memory.items():
+        buffer = bytearray(len(data))
+        source.read_into(start, memoryview(buffer))
+        assert bytes(buffer) == data
+    write(machine.kcore, machine.memory)
+    buffer = bytearray(PAGE)
+    source.read_into(0x100000, memoryview(buffer))
+    assert bytes(buffer) == machine.memory[0x100000][:PAGE]
+    source.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_file_that_changes_during_a_read_is_read_once_more(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    source = opened(machine)
+    real = os.preadv
+
+    def preadv(file: int, buffers: list[memoryview], offset: int) -> int:
+        monkeypatch.undo()
+        taken = real(file, [buffers[0][:PAGE]], offset)
+        write(machine.kcore, machine.memory, more=80, shift=PAGE)
+        if fails:
+            raise OSError(errno.EIO, "Input/output error")
+        return taken
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    buffer = bytearray(3 * PAGE)
+    source.read_into(0x100000, memoryview(buffer))
+    assert bytes(buffer) == machine.memory[0x100000][: 3 * PAGE]
+    source.close()
+
+
+def test_a_file_that_changes_all_the_time_or_makes_no_sense_any_more_is_an_error(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = opened(machine)
+    fronts = iter(range(100))
+    monkeypatch.setattr(source, "_front", lambda: bytes([next(fronts)]))
+    with pytest.raises(OSError, match="moves all the time"):
+        source.read_into(0x100000, memoryview(bytearray(PAGE)))
+    monkeypatch.undo()
+    with machine.kcore.open("r+b") as file:
+        file.write(bytes(64))
+    for _ in range(2):
+        with pytest.raises(OSError, match="kcore has moved: not an ELF file"):
+            source.read_into(0x100000, memoryview(bytearray(PAGE)))
     source.close()
 
 

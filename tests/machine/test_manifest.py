@@ -61,6 +61,7 @@ SAMPLE = Manifest(
     unreadable=(Range(0x2000, 0x1000),),
     not_taken=(Range((1 << 40) + 0x2000, (1 << 41) - 0x2000),),
     pauses=(0.25, 0.5),
+    added=(Range(1 << 42, 1 << 30),),
 )
 VERSION_1 = json.loads(
     """{
@@ -90,6 +91,12 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
 def test_what_may_be_left_out_is_loaded_too(tmp_path: Path) -> None:
     least = {key: value for key, value in SAMPLE._asdict().items() if key not in Manifest._field_defaults}
     assert manifest.parse(Manifest(**least).to_json().encode()) == Manifest(**least)
+
+
+def test_what_was_written_before_memory_could_be_added_is_loaded() -> None:
+    document = json.loads(SAMPLE.to_json())
+    del document["added"]
+    assert manifest.parse(json.dumps(document).encode()) == SAMPLE._replace(added=())
 
 
 def test_addresses_are_hex_and_sizes_are_numbers() -> None:

@@ -70,3 +70,9 @@ def test_free_runs_are_long_and_nothing_but_free(flags: list[int]) -> None:
     assert all(flags[page] == BUDDY for page in pages(found))
     text = "".join("f" if page == BUDDY else "." for page in flags)
     assert sum(len(run) for run in text.split(".") if len(run) >= 16) == len(pages(found))
+
+
+@given(st.lists(st.integers(0, 63).map(lambda bit: 1 << bit) | st.integers(0, (1 << 64) - 1), max_size=200))
+def test_broken_runs_are_the_pages_with_a_hardware_error(flags: list[int]) -> None:
+    found = pageflags.broken_runs(packed(flags), 7 * PAGE, PAGE)
+    assert pages(found) == {7 + number for number, page in enumerate(flags) if page >> 19 & 1}

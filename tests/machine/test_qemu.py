@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import zstandard
 
 from memdump.errors import NotPermitted, UsageError
 from memdump.image import open_image
@@ -69,8 +72,20 @@ def contents(source: QemuSource) -> dict[int, bytes]:
     return found
 
 
+def settled(path: str) -> bool:
+    """Whether the firmware has found the screen, and moves no memory about any more."""
+    views = []
+    for _ in range(2):
+        monitor = Monitor(path)
+        views.append(monitor.ask_human("info mtree -f"))
+        monitor.close()
+        time.sleep(0.3)
+    return "vga.vram" in views[0] and views[0] == views[1]
+
+
 @needs_qemu
 def test_the_bytes_are_those_that_qemu_dumps_and_the_guest_runs_on(guest: str, tmp_path: Path) -> None:
+    until(lambda: settled(guest))
     source = QemuSource(guest)
     source.begin()
     found = contents(source)
@@ -122,6 +137,87 @@ def test_a_guest_runs_on_when_memdump_is_killed(guest: str) -> None:
         assert process.stdout.readline() == b"paused\n"
         process.send_signal(signal.SIGKILL)
     until(lambda: status(guest) == "running")
+
+
+DYING = """
+import os, signal, sys, time
+from memdump.cli import main
+from memdump.machine import destination, pieces, qemu
+
+class Dying(qemu.QemuSource):
+    reads = 0
+
+    def read_into(self, address, buffer):
+        self.reads += 1
+        if self.reads == 40:
+            os.kill(self._process, signal.SIGKILL)
+            time.sleep(0.5)
+        super().read_into(address, buffer)
+
+qemu.QemuSource = Dying
+destination._IN_RAM = ()
+pieces.BLOCK, pieces._SMALLEST_PIECE = 1 << 18, 1 << 20
+sys.exit(main(["acquire", sys.argv[1], "--source", "qemu:" + sys.argv[2], "--no-encrypt"]))
+"""
+
+
+@needs_qemu
+def test_a_guest_that_dies_while_it_is_read_leaves_a_partial_image_and_says_so(
+    guest: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DYING, tmp_path / "vm.lime.zst", guest],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "QEMU ended while its guest's memory was read" in done.stderr.splitlines()[-1]
+    manifest = json.loads((tmp_path / "vm.lime.zst.json").read_text())
+    assert manifest["complete"] is False
+    assert len(manifest["pauses"]) == 1
+    assert sum(size for _, size in manifest["not_taken"])
+    packed = (tmp_path / "vm.lime.zst.part").read_bytes()
+    lime = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True).read()
+    assert hashlib.sha256(lime).hexdigest() == manifest["stream"]["sha256"]
+
+
+@needs_qemu
+def test_a_monitor_without_qemu_is_closed_in_silence(guest: str) -> None:
+    source = QemuSource(guest)
+    source.begin()
+    os.kill(source._process, signal.SIGKILL)
+    time.sleep(0.2)
+    assert len(source.end()) == 1
+    assert source.end() == []
+    source.close()
+
+
+def acquired(guest: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from memdump.cli import main; from memdump.machine import destination;"
+    code += "destination._IN_RAM = (); sys.exit(main())"
+    command = [sys.executable, "-c", code, "acquire", "--source", f"qemu:{guest}", "--no-encrypt"]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+
+
+@needs_qemu
+def test_a_rate_is_refused_for_a_guest_that_would_stand_still_for_it(guest: str, tmp_path: Path) -> None:
+    done = acquired(guest, tmp_path / "vm.lime", "--max-rate", "1G")
+    assert done.returncode == 2
+    assert "add --live" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    done = acquired(guest, tmp_path / "vm.lime", "--max-rate", "1G", "--live")
+    assert done.returncode in (0, 1), done.stderr
+    assert "stands still" not in done.stderr
+
+
+@needs_qemu
+def test_a_pause_is_told_beforehand(guest: str, tmp_path: Path) -> None:
+    done = acquired(guest, tmp_path / "vm.lime", "--dry-run")
+    assert "\npause         the guest stands still for about 0:0" in done.stdout
+    done = acquired(guest, tmp_path / "vm.lime")
+    assert done.returncode in (0, 1), done.stderr
+    assert "memdump: the guest stands still until its memory is written or sent" in done.stderr
 
 
 def test_no_socket_and_another_kind_of_file_are_refused(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ import sys
 import tracemalloc
 import zlib
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from memdump.errors import MemdumpError, NotPermitted, UsageError
-from memdump.machine import host, ssh, ssh_wire
+from memdump.machine import host, pieces, ssh, ssh_wire
 from memdump.machine.acquire import Plan, acquire
 from memdump.machine.source import Range
 from memdump.machine.sources import open_source
@@ -127,6 +128,17 @@ def test_an_acquisition_has_every_byte(source: SshSource, machine: Machine) -> N
     assert found == memory
 
 
+def test_memory_that_is_added_there_is_told(source: SshSource, machine: Machine) -> None:
+    with machine.iomem.open("a") as file:
+        file.write("100000000-13fffffff : System RAM\n")
+    taken = acquire(source, io.BytesIO(), Plan(), lambda _: None, lambda: None)
+    assert taken.added == [Range(0x100000000, 0x40000000)]
+    assert taken.ranges == [*source.ranges()]
+    machine.iomem.unlink()
+    assert source.ranges_now() == source.ranges()
+    assert read(source, 0x1000, 16) == machine.memory[0x1000][:16]
+
+
 def test_zeros_and_what_is_between_them_arrive(
     fake: Callable[..., None], machine: Machine, tmp_path: Path
 ) -> None:
@@ -201,7 +213,8 @@ def test_an_acquisition_that_loses_the_connection_is_partial(source: SshSource) 
         if image.tell() > 0x27000:
             source._session._process.kill()
 
-    taken = acquire(source, image, Plan(), lambda _: None, stop)
+    with mock.patch.object(pieces, "BLOCK", 0x10000):  # or else all of it is on its way by then
+        taken = acquire(source, image, Plan(), lambda _: None, stop)
     assert not taken.complete
     assert taken.stopped_by
     assert taken.stopped_by.startswith("web1: the connection ended")

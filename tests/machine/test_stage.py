@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import zlib
 from typing import TYPE_CHECKING
 from unittest import mock
+
+import pytest
 
 from memdump.machine import pieces, stage
 from memdump.machine.acquire import Plan
@@ -37,13 +40,13 @@ def acquired(kept: Stage) -> bytes:
 
 
 def test_what_finds_no_room_in_memory_is_counted_and_read_in_its_turn() -> None:
-    with mock.patch.object(stage, "BUDGET", 9 * 4 * PAGE):
+    with mock.patch.multiple(stage, BUDGET=9 * 4 * PAGE, PACKED_BUDGET=9 * 4 * PAGE):
         first = acquired(Stage(PAGE))
     assert first == b"\1" * 32 + b"\2" * 32
 
 
 def test_packing_and_a_file_make_room_for_all(tmp_path: Path) -> None:
-    with mock.patch.object(stage, "BUDGET", 9 * 4 * PAGE):
+    with mock.patch.multiple(stage, BUDGET=9 * 4 * PAGE, PACKED_BUDGET=9 * 4 * PAGE):
         spill = SpillFile(str(tmp_path), 0)
         assert acquired(Stage(PAGE, PACKING, spill)) == b"\1" * PAGES
         assert list(tmp_path.iterdir()) == []
@@ -54,10 +57,37 @@ def test_packing_and_a_file_make_room_for_all(tmp_path: Path) -> None:
 
 
 def test_a_disk_with_no_room_to_spare_costs_nothing_but_the_order(tmp_path: Path) -> None:
-    with mock.patch.object(stage, "BUDGET", 9 * 4 * PAGE):
+    with mock.patch.multiple(stage, BUDGET=9 * 4 * PAGE, PACKED_BUDGET=9 * 4 * PAGE):
         spill = SpillFile(str(tmp_path), 1 << 60)
         assert acquired(Stage(PAGE, None, spill)) == b"\1" * 32 + b"\2" * 32
         spill.close()
+
+
+class Unwell(SpillFile):
+    """On a disk that reads nothing back from some place on, or something else."""
+
+    def __init__(self, folder: str, good: int, *, raises: bool) -> None:
+        super().__init__(folder, 0)
+        self.good = good
+        self.raises = raises
+
+    def get(self, place: int, size: int) -> bytes:
+        if place >= self.good and self.raises:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().get(place, size) if place < self.good else bytes(size)
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_copies_that_a_disk_does_not_give_back_are_counted_and_read_in_their_turn(
+    tmp_path: Path, raises: bool
+) -> None:
+    with mock.patch.multiple(stage, BUDGET=9 * 4 * PAGE, PACKED_BUDGET=9 * 4 * PAGE):
+        spill = Unwell(str(tmp_path), 5 * 4 * PAGE, raises=raises)
+        first = acquired(Stage(PAGE, PACKING, spill))
+        spill.close()
+    early = first.count(1)
+    assert first == b"\1" * early + b"\2" * (PAGES - early)
+    assert PAGES // 2 < early < PAGES
 
 
 def test_a_machine_too_small_for_any_copy() -> None:

@@ -61,6 +61,15 @@ def test_where_the_kernel_does_not_tell_all_may_be_read(monkeypatch: pytest.Monk
     assert list(untouchable.runs(0x1000, 0x5000, PAGE)) == [(Range(0x1000, 0x5000), True)]
 
 
+def test_where_the_flags_end_early_the_rest_may_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "page_flags", Flags(1, [0, 1 << HWPOISON]))
+    assert list(untouchable.runs(PAGE, 5 * PAGE, PAGE)) == [
+        (Range(PAGE, PAGE), True),
+        (Range(2 * PAGE, PAGE), False),
+        (Range(3 * PAGE, 3 * PAGE), True),
+    ]
+
+
 def test_a_source_gives_zeros_for_such_pages_and_does_not_touch_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,7 +76,7 @@ def _cost(group: argparse._ArgumentGroup) -> None:
         "--dry-run", action="store_true", help="only say what would be done, and what it would cost"
     )
     group.add_argument(
-        "--max-rate", metavar="SIZE", type=size, help="write no more than so many bytes of memory a second"
+        "--max-rate", metavar="SIZE", type=size, help="take no more than so many bytes of memory a second"
     )
     group.add_argument(
         "--priority",

@@ -23,14 +23,14 @@ from memdump.report.text import visible
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from memdump.machine.acquire import Taken
     from memdump.machine.destination import Destination
     from memdump.machine.interrupt import Interrupt
     from memdump.machine.manifest import Manifest
     from memdump.machine.pipeline import Stream
-    from memdump.machine.source import Source
+    from memdump.machine.source import Range, Source
     from memdump.machine.sources import Chosen
     from memdump.seal import Sealed, Sealing
 
@@ -42,6 +42,7 @@ _TABLE_SHARE = 1 << 14
 _SPARED = 1 << 30
 """Bytes that early copies leave free on a disk, beside what the image takes."""
 _INCOMPLETE = 1
+_ADDED = "of memory were added to the machine meanwhile and are not in the image"
 
 
 class Layout(NamedTuple):
@@ -85,6 +86,7 @@ def plan(args: argparse.Namespace, source: Source, sealing: Sealing) -> Layout:
         out, name = str(path), path.name
     _check_place(args, path)
     _check_manifest(args, path)
+    _check_source(args, source)
     ranges = source.ranges()
     size = image_size(ranges)
     options = destination.Options(
@@ -119,6 +121,28 @@ def _check_place(args: argparse.Namespace, path: Path | None) -> None:
     ):
         if given and scheme not in schemes:
             raise UsageError(f"{option} is for {' and '.join(f'{name}:' for name in schemes)} only")
+
+
+def _check_source(args: argparse.Namespace, source: Source) -> None:
+    """Refuse what was asked for and cannot be had of this source; what is only the default gives way."""
+    if args.max_rate and source.pauses_machine:
+        raise UsageError(
+            "--max-rate would have the guest stand still for longer: add --live, which does not stop it, or"
+            " leave the option out"
+        )
+    for option, given in (("--skip free", args.skip), ("--order kernel-first", args.order == "kernel-first")):
+        if given and not _tells_pages(source):
+            raise UsageError(
+                f"{option}: the source {source.name} does not tell what its pages are (/proc/kpageflags);"
+                " leave the option out"
+            )
+
+
+def _tells_pages(source: Source) -> bool:
+    try:
+        return bool(source.page_flags(source.ranges()[0].start, source.page_size))
+    except OSError:
+        return False
 
 
 def _check_manifest(args: argparse.Namespace, path: Path | None) -> None:
@@ -246,13 +270,19 @@ def _acquire(
 ) -> Taken:
     progress = Progress(layout.options.size)
 
+    def show(done: int) -> None:
+        # What is taken early is read again in its turn; how much that is shows in the sweep.
+        progress.total = layout.options.size + (how.stage.read if how.stage else 0)
+        progress(done)
+
     def stop() -> str | None:
-        if interrupt.received:
-            return f"stopped by {interrupt.received}; {target.partial}"
+        return interrupt.received and f"stopped by {interrupt.received}; {target.partial}"
+
+    def trouble() -> str | None:
         return target.trouble and f"{layout.name}: {target.trouble}; {target.partial}"
 
     try:
-        return acquire(source, sealed, how, progress, stop)
+        return acquire(source, sealed, how, show, stop, trouble)
     finally:
         progress.clear()
 
@@ -321,6 +351,7 @@ def _report(taken: Manifest) -> int:
     if taken.stopped_by:
         missing = sum(found.size for found in taken.not_taken)
         _say(f"{taken.stopped_by} ({(amount - missing) >> 20:,} of {amount >> 20:,} MiB)")
+        _say_ranges(taken.added, _ADDED)
         return _INCOMPLETE
     seconds = taken.timings.total
     _say(f"{amount >> 20:,} MiB in {duration(seconds)} ({amount / seconds / (1 << 20):,.0f} MiB/s)")
@@ -328,12 +359,19 @@ def _report(taken: Manifest) -> int:
     _say(f"{taken.written.size >> 20:,} MiB written, SHA-256 {taken.written.sha256}")
     if taken.pauses:
         _say(f"the machine stood still for {sum(taken.pauses) * 1000:,.0f} ms")
-    lost = sum(found.size for found in taken.unreadable)
-    if not lost:
+    return max(
+        _say_ranges(taken.unreadable, "could not be read and stand as zeros in the image"),
+        _say_ranges(taken.added, _ADDED),
+    )
+
+
+def _say_ranges(ranges: Sequence[Range], what: str) -> int:
+    """Say what is wrong with them, where there are any, and give the exit status."""
+    if not ranges:
         return 0
-    where = ", ".join(f"{found.start:#x}-{found.end - 1:#x}" for found in taken.unreadable[:3])
-    more = ", ..." if len(taken.unreadable) > 3 else ""
-    _say(f"{lost:,} bytes could not be read and stand as zeros in the image: {where}{more}")
+    where = ", ".join(f"{found.start:#x}-{found.end - 1:#x}" for found in ranges[:3])
+    more = ", ..." if len(ranges) > 3 else ""
+    _say(f"{sum(found.size for found in ranges):,} bytes {what}: {where}{more}")
     return _INCOMPLETE
 
 

@@ -53,22 +53,32 @@ def _source(args: argparse.Namespace, chosen: Chosen, expected: Estimate) -> Ite
         yield "", f"{name}: {reason}"
     ranges = source.ranges()
     yield "memory", f"{expected.memory / MIB:,.0f} MiB in {len(ranges)} ranges"
-    if args.order == "ascending" or source.pauses_machine or not expected.kernel:
-        yield "order", "ascending"
+    early = _early(args, chosen, expected)
+    if early:
+        yield "order", f"kernel-first: about {early / MIB:,.0f} MiB of the kernel's own pages"
     else:
-        yield "order", f"kernel-first: about {expected.kernel / MIB:,.0f} MiB of the kernel's own pages"
+        yield "order", "ascending"
     if args.skip:
         yield "left out", f"about {expected.free / MIB:,.0f} MiB of free pages"
+
+
+def _early(args: argparse.Namespace, chosen: Chosen, expected: Estimate) -> int:
+    """Count the bytes that are going to be taken before all others."""
+    return 0 if args.order == "ascending" or chosen.source.pauses_machine else expected.kernel
 
 
 def _cost(args: argparse.Namespace, chosen: Chosen, expected: Estimate) -> Iterator[tuple[str, str]]:
     seconds = expected.seconds
     if args.max_rate:
-        seconds = max(seconds, expected.memory / args.max_rate)
+        seconds = max(seconds, (expected.memory + _early(args, chosen, expected)) / args.max_rate)
     rate = f"{expected.memory / seconds / MIB:,.0f} MiB/s"
     yield "time", f"about {duration(seconds)} ({rate}), longer where the destination is slower than that"
     if chosen.source.pauses_machine:
-        yield "pause", f"the guest stands still meanwhile: about {duration(seconds)} (--live: not at all)"
+        yield (
+            "pause",
+            f"the guest stands still for about {duration(seconds)}, longer where the destination is slower"
+            " than that (--live: not at all)",
+        )
     else:
         yield "pause", "none: the machine goes on running"
     yield "priority", f"{args.priority} for processor and disk"

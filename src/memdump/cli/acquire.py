@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from memdump.cli import _acquire_options, _acquisition, _sealing
 from memdump.errors import UsageError
-from memdump.machine import destination, priority, secret, sources, sshsig
+from memdump.machine import destination, frugal, priority, secret, sources, sshsig
 from memdump.machine.interrupt import Interrupt
 from memdump.report.text import visible
 
@@ -25,6 +25,7 @@ add_arguments = _acquire_options.add_arguments
 
 def run(args: argparse.Namespace) -> int:
     """Acquire; 0 where the image holds all memory, 1 where part of it is missing."""
+    frugal.lower()
     if args.priority == "idle":
         priority.lower()
     if args.sign:
@@ -62,3 +63,8 @@ def _say_source(chosen: Chosen) -> None:
         print(f"memdump: not through {name}: {visible(reason)}", file=sys.stderr)
     evidence = f" ({visible(chosen.source.evidence)})" if chosen.source.evidence else ""
     print(f"memdump: reading through {visible(chosen.source.name)}{evidence}", file=sys.stderr)
+    if chosen.source.pauses_machine:
+        print(
+            "memdump: the guest stands still until its memory is written or sent (--live: not at all)",
+            file=sys.stderr,
+        )

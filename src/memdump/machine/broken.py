@@ -5,7 +5,6 @@ memdump itself where it would have to touch them (`untouchable`).  What was in t
 told like any other page that cannot be read.
 """
 
-import array
 from typing import List, Sequence
 
 from memdump.errors import MemdumpError
@@ -24,16 +23,12 @@ def pages(source: Source, ranges: Sequence[Range]) -> List[Range]:
             for span in ranges:
                 for start in range(span.start, span.end, _AT_ONCE):
                     size = min(_AT_ONCE, span.end - start)
-                    _add(found, start, source.page_flags(start, size), source.page_size)
+                    flags = source.page_flags(start, size)
+                    for run in pageflags.broken_runs(flags, start, source.page_size):
+                        pieces.add(found, run)
     except (OSError, MemdumpError):  # a source far away may be out of reach by now
         pass
     return found
-
-
-def _add(found: List[Range], start: int, flags: bytes, page_size: int) -> None:
-    for index, page in enumerate(array.array("Q", flags[: len(flags) // 8 * 8])):
-        if page & pageflags.HWPOISON:
-            pieces.add(found, Range(start + index * page_size, page_size))
 
 
 def joined(known: Sequence[Range], more: Sequence[Range]) -> List[Range]:

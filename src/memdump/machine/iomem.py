@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import List, Sequence
 
 from memdump.errors import MemdumpError, NotADump, NotPermitted
+from memdump.machine import host
 from memdump.machine.source import Range
 
 PATH = "/proc/iomem"
@@ -47,13 +48,21 @@ def parse(text: str, page_size: int) -> List[Range]:
     return ranges
 
 
-def read(path: str = PATH, page_size: int = 4096) -> Sequence[Range]:
+def read(path: str = PATH, page_size: int = host.PAGE_SIZE) -> Sequence[Range]:
     """Read the ranges of this machine; raises as `parse` does."""
     try:
         text = Path(path).read_text("ascii", "replace")
     except OSError as error:
         raise NotPermitted(f"{path} cannot be read: {error.strerror}; run as root on the host") from None
     return parse(text, page_size)
+
+
+def again(path: str, page_size: int, known: Sequence[Range]) -> Sequence[Range]:
+    """Read the ranges once more; those that are ``known`` where that is not possible any more."""
+    try:
+        return read(path, page_size)
+    except MemdumpError:
+        return known
 
 
 def named(path: str, name: str) -> List[Range]:

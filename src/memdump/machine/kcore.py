@@ -10,6 +10,8 @@ from memdump.machine import iomem, kcore_headers, lockdown
 from memdump.machine.source import Range, Source
 
 PATH = "/proc/kcore"
+_ATTEMPTS = 3
+"""Reads of the same memory before it counts as unreadable."""
 
 
 class KcoreSource(Source):
@@ -21,32 +23,51 @@ class KcoreSource(Source):
 
     name = "kcore"
 
-    def __init__(self, path: str = PATH, iomem_path: str = iomem.PATH, page_size: int = 4096) -> None:
+    def __init__(self, path: str = PATH, iomem_path: str = iomem.PATH) -> None:
         """Open it and find the direct map.
 
         Raises `NotPermitted` where the kernel does not let us, and `NotADump` where the file is not a kcore.
         """
         self._fd = _open(path)
+        self._iomem = iomem_path
         try:
-            self._ranges = iomem.read(iomem_path, page_size)
-            headers = kcore_headers.parse(self._read_header)
-            self._segments = kcore_headers.direct_map(headers.segments, self._ranges)
+            self._ranges = iomem.read(iomem_path, self.page_size)
+            self.vmcoreinfo = self._find_segments()
         except NotADump as error:
             self.close()
             raise NotADump(f"{path}: {error}") from None
         except MemdumpError:
             self.close()
             raise
-        self._starts = [segment.physical or 0 for segment in self._segments]
-        self.vmcoreinfo: Optional[str] = headers.vmcoreinfo
         self.direct_map = self._segments[0].distance
 
     def ranges(self) -> Sequence[Range]:
         """Give the ranges of system RAM, of whole pages, ascending and disjoint."""
         return self._ranges
 
+    def ranges_now(self) -> Sequence[Range]:
+        """Read them anew."""
+        return iomem.again(self._iomem, self.page_size, self._ranges)
+
     def read_into(self, address: int, buffer: memoryview) -> None:
-        """Fill ``buffer`` from physical ``address``; raises ``OSError`` where part of it cannot be read."""
+        """Fill ``buffer`` from physical ``address``; raises ``OSError`` where part of it cannot be read.
+
+        Behind the headers all that follows moves when they take another page: when memory was plugged in or
+        taken offline, and somebody opened the file since (``kcore_update_ram``).  So a read counts only if
+        there are as many headers after it as there were before.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                self._read_once(address, buffer)
+            except OSError:
+                if self._front() == self._known:
+                    raise
+            if self._front() == self._known:
+                return
+            self._find_again()
+        raise OSError(errno.EIO, "kcore moves all the time")
+
+    def _read_once(self, address: int, buffer: memoryview) -> None:
         index = bisect.bisect_right(self._starts, address) - 1
         inside = address - self._starts[index]
         segment = self._segments[index]
@@ -60,6 +81,25 @@ class KcoreSource(Source):
                 raise OSError(errno.EIO, f"kcore ends before physical address {address:#x}")
             buffer = buffer[taken:]
             offset += taken
+
+    def _find_segments(self) -> Optional[str]:
+        """Find the direct map in the file, and give VMCOREINFO; raises `NotADump`."""
+        front = self._front()
+        headers = kcore_headers.parse(self._read_header)
+        self._segments = kcore_headers.direct_map(headers.segments, self._ranges)
+        self._starts = [segment.physical or 0 for segment in self._segments]
+        self._known = front
+        return headers.vmcoreinfo
+
+    def _find_again(self) -> None:
+        try:
+            self._find_segments()
+        except NotADump as error:
+            raise OSError(errno.EIO, f"kcore has moved: {error}") from None
+
+    def _front(self) -> bytes:
+        """Give the ELF header, which says how many program headers there are."""
+        return os.pread(self._fd, kcore_headers.FRONT, 0)
 
     def close(self) -> None:
         """Close the file."""

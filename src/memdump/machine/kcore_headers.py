@@ -14,6 +14,8 @@ from memdump.machine.source import Range
 Read = Callable[[int, int], bytes]
 """Gives up to so many bytes (second argument) at an offset of the file (first argument)."""
 
+FRONT = 64
+"""Bytes of the ELF header."""
 _PT_LOAD, _PT_NOTE = 1, 4
 _ET_CORE = 4
 _LONGEST_NOTES = 1 << 20
@@ -45,10 +47,10 @@ class Headers(NamedTuple):
 
 def parse(read: Read) -> Headers:
     """Read the headers; raises `NotADump` where they are not those of a 64-bit kernel's kcore."""
-    start = read(0, 64)
+    start = read(0, FRONT)
     if start[:4] != b"\x7fELF":
         raise NotADump("not an ELF file: in a container it is often masked; acquire on the host itself")
-    if len(start) < 64 or start[4] != 2 or start[5] not in (1, 2):
+    if len(start) < FRONT or start[4] != 2 or start[5] not in (1, 2):
         raise NotADump("not the kcore of a 64-bit kernel, the only kind that memdump acquires")
     order = "<" if start[5] == 1 else ">"
     kind, table, entry, count = struct.unpack_from(order + "16xH14xQ14xHH", start)

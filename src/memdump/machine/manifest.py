@@ -148,6 +148,8 @@ class Manifest(NamedTuple):
     """What of ``ranges`` is missing at the end, where it is not complete."""
     pauses: Sequence[float] = ()
     """Seconds for which the machine stood still, each time."""
+    added: Sequence[Range] = ()
+    """Memory that the machine was given meanwhile, of which nothing was taken."""
 
     def to_json(self) -> str:
         """Give the text of the file."""
@@ -256,6 +258,7 @@ def _manifest(found: Fields) -> Manifest:
         unreadable=found.ranges("unreadable"),
         not_taken=found.ranges("not_taken"),
         pauses=found.all_seconds("pauses"),
+        added=found.ranges("added") if found.has("added") else (),
     )
 
 

@@ -51,6 +51,9 @@ _KERNEL_RUN = re.compile(b"K[KT]*")
 _FREE_PLACE = 1
 _FREE_TABLE = _table(_FREE_PLACE, [(1, _FREE)])
 _FREE_RUN = re.compile(b"\x01{%d,}" % _FEWEST_FREE)
+_BROKEN_PLACE = 2
+_BROKEN_TABLE = _table(_BROKEN_PLACE, [(1, HWPOISON)])
+_BROKEN_RUN = re.compile(b"\x01+")
 
 
 def kernel_runs(flags: bytes, address: int, page_size: int) -> List[Range]:
@@ -66,6 +69,11 @@ def kernel_runs(flags: bytes, address: int, page_size: int) -> List[Range]:
 def free_runs(flags: bytes, address: int, page_size: int) -> List[Range]:
     """Give the longer runs of pages that nobody uses."""
     return _runs(_FREE_RUN, _plane(flags, _FREE_PLACE).translate(_FREE_TABLE), address, page_size)
+
+
+def broken_runs(flags: bytes, address: int, page_size: int) -> List[Range]:
+    """Give the runs of pages with a hardware error."""
+    return _runs(_BROKEN_RUN, _plane(flags, _BROKEN_PLACE).translate(_BROKEN_TABLE), address, page_size)
 
 
 def _plane(flags: bytes, place: int) -> bytes:

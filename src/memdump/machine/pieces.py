@@ -52,16 +52,24 @@ def add(ranges: List[Range], new: Range) -> None:
 
 
 def without(ranges: Sequence[Range], taken: Sequence[Range]) -> List[Range]:
-    """Give what is left of ``ranges`` without ``taken``; both ascend."""
+    """Give what is left of ``ranges`` without ``taken``; both ascend, and no two of one overlap."""
     left = []
+    holes = iter(taken)
+    hole = next(holes, None)
     for found in ranges:
         start = found.start
-        for hole in taken:
-            if hole.end <= start or hole.start >= found.end:
-                continue
+        while hole is not None and hole.start < found.end:
             if hole.start > start:
                 left.append(Range(start, hole.start - start))
-            start = hole.end
+            start = max(start, hole.end)
+            if hole.end > found.end:  # it reaches into the next one
+                break
+            hole = next(holes, None)
         if start < found.end:
             left.append(Range(start, found.end - start))
     return left
+
+
+def within(ranges: Sequence[Range], wanted: Sequence[Range]) -> List[Range]:
+    """Give what of ``ranges`` lies in ``wanted``; both as for `without`."""
+    return without(ranges, without(ranges, wanted))

@@ -13,7 +13,7 @@ from typing import Deque, Generator, Iterable, Iterator, List, NamedTuple, Optio
 from memdump.machine import pageflags, pieces
 from memdump.machine.beside import Beside
 from memdump.machine.source import Range, Source
-from memdump.machine.stage import Stage
+from memdump.machine.stage import NOTHING, Stage
 
 LAG = 1
 """Blocks whose bytes stay as they are after the next one was asked for."""
@@ -110,15 +110,16 @@ class ReadAhead:
 
     def _read(self, found: Range, data: memoryview) -> List[Block]:
         """Read a block, or what of it is in use, in the kernel's early copy where there is one."""
-        skipped = self._free_runs(found)
+        early = self._stage.early(found.start) if self._stage is not None else NOTHING
+        # Pages that were the kernel's when it was swept may be free by now; what they held is there.
+        skipped = pieces.without(self._free_runs(found), early.runs)
         wanted = pieces.without([found], skipped)
         lost: List[Range] = []
         for run in wanted:
             inside = data[run.start - found.start : run.end - found.start]
             lost += pieces.read_block(self._source, run.start, inside, self._page_size)
-        if self._stage is not None:
-            lost = pieces.without(lost, self._stage.overlay(found.start, data))
-        for page in lost:
+        early.put(found.start, data)
+        for page in pieces.without(lost, early.runs):
             pieces.add(self.unreadable, page)
         for run in skipped:
             pieces.add(self.skipped, run)

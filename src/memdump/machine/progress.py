@@ -14,7 +14,8 @@ class Progress:
 
     def __init__(self, total: int, file: Optional[TextIO] = None) -> None:
         """Expect ``total`` bytes."""
-        self._total = max(total, 1)
+        self.total = total
+        """Bytes that are expected, which may be known better later."""
         self._file = file = file or sys.stderr
         self._shown = file.isatty() and os.environ.get("TERM") != "dumb"
         self._start = time.monotonic()
@@ -30,11 +31,11 @@ class Progress:
 
     def line(self, done: int, seconds: float) -> str:
         """Give the line after ``seconds``: bar, amount, rate and the time that is left."""
-        share = min(done / self._total, 1.0)
+        share = min(done / max(self.total, 1), 1.0)
         rate = done / seconds if seconds > 0 else 0.0
-        left = f"{duration((self._total - done) / rate)} left" if rate else ""
+        left = f"{duration((self.total - done) / rate)} left" if rate else ""
         bar = "#" * int(share * _WIDTH)
-        amount = f"{done >> 20:,} of {self._total >> 20:,} MiB"
+        amount = f"{done >> 20:,} of {self.total >> 20:,} MiB"
         return f"[{bar:.<{_WIDTH}}] {share:4.0%}  {amount}  {rate / (1 << 20):,.0f} MiB/s  {left}"
 
     def clear(self) -> None:

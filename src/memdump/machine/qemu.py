@@ -26,6 +26,8 @@ _VIEW = re.compile(r"^FlatView #\d+\n((?: .*\n?)*)", re.MULTILINE)
 _SYSTEM = re.compile(r'^ AS "memory"', re.MULTILINE)
 _MEMORY = re.compile(r"^  ([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (?:ram|rom)\): (\S+)", re.MULTILINE)
 _PLACE = re.compile(r" is 0x([0-9a-f]+)")
+_GUARD_PATIENCE = 5.0
+"""Seconds that a guard is waited for; one that gets no answer goes on by itself."""
 _GUARD = """
 import json, socket, sys
 if sys.stdin.buffer.read() != b"running":
@@ -79,6 +81,13 @@ class QemuSource(Source):
         """Give all that QEMU gives the guest as memory: RAM, and what its firmware and screen stand in."""
         return [Range(block.start, block.size) for block in self._blocks]
 
+    def ranges_now(self) -> Sequence[Range]:
+        """Ask QEMU anew."""
+        try:
+            return [Range(block.start, block.size) for block in self._locate()]
+        except MemdumpError:
+            return self.ranges()
+
     def read_into(self, address: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from guest-physical ``address``; raises ``OSError`` where that is not memory."""
         block = self._blocks[max(bisect.bisect_right(self._starts, address) - 1, 0)]
@@ -108,13 +117,22 @@ class QemuSource(Source):
         self._monitor.ask("stop")
 
     def end(self) -> List[float]:
-        """Let the guest run on, and give the seconds for which it stood still."""
+        """Let the guest run on, and give the seconds for which it stood still; never raises.
+
+        Where QEMU does not answer any more, that is known from what was read, and what was taken counts.
+        """
         if self._guard is None:
             return []
-        self._monitor.ask("cont")
+        guard, self._guard = self._guard, None
+        try:
+            self._monitor.ask("cont")
+            word = b"running"
+        except MemdumpError:
+            self._monitor.close()  # it serves one at a time: the guard has its turn now
+            word = b""
         paused = time.monotonic() - self._paused_at
-        self._guard.communicate(b"running")
-        self._guard = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            guard.communicate(word, timeout=_GUARD_PATIENCE)
         return [paused]
 
     def host(self) -> Host:
@@ -140,9 +158,7 @@ class QemuSource(Source):
 
     def close(self) -> None:
         """Hang up; a guest that is still paused then runs on."""
-        if self._guard is not None:
-            with contextlib.suppress(MemdumpError):
-                self.end()
+        self.end()
         if self._memory >= 0:
             os.close(self._memory)
             self._memory = -1

@@ -1,5 +1,6 @@
 """QEMU's machine protocol (QMP): JSON, a line each way (QEMU, ``docs/interop/qmp-spec.txt``)."""
 
+import contextlib
 import json
 import socket
 import struct
@@ -48,6 +49,8 @@ class Monitor:
             self._stream.flush()
         except OSError as error:
             raise MemdumpError(f"{self.path}: QEMU went away: {error.strerror or error}") from None
+        except ValueError:  # the stream is closed
+            raise MemdumpError(f"{self.path}: hung up already") from None
         while True:
             answer = self._hear()
             if "error" in answer:
@@ -65,8 +68,9 @@ class Monitor:
         return int(_CREDENTIALS.unpack(packed)[0])
 
     def close(self) -> None:
-        """Hang up."""
-        self._stream.close()
+        """Hang up; nobody needs to be there any more."""
+        with contextlib.suppress(OSError):  # of what could not be sent to a QEMU that is gone
+            self._stream.close()
         self._socket.close()
 
     def _hear(self) -> Dict[str, Any]:

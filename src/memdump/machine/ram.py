@@ -17,6 +17,7 @@ class RamSource(Source):
 
     def __init__(self, iomem_path: str = iomem.PATH) -> None:
         """Read the ranges; raises `NotPermitted` where they are hidden or memory must not be touched."""
+        self._iomem = iomem_path
         self._ranges = iomem.read(iomem_path, host.PAGE_SIZE)
         self._starts = [found.start for found in self._ranges]
         untouchable.check()
@@ -24,6 +25,10 @@ class RamSource(Source):
     def ranges(self) -> Sequence[Range]:
         """Give the ranges of system RAM, of whole pages, ascending and disjoint."""
         return self._ranges
+
+    def ranges_now(self) -> Sequence[Range]:
+        """Read them anew."""
+        return iomem.again(self._iomem, host.PAGE_SIZE, self._ranges)
 
     def read_into(self, address: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from physical ``address``; raises ``OSError`` where part of it cannot be read."""

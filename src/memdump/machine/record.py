@@ -58,6 +58,7 @@ def record(known: Circumstances, taken: Taken, compressing: float = 0.0, encrypt
         unreadable=taken.unreadable,
         not_taken=taken.not_taken,
         pauses=taken.pauses,
+        added=taken.added,
     )
 
 

@@ -8,11 +8,11 @@ import json
 import os
 import sys
 import zlib
-from typing import Any, BinaryIO, Callable, Sequence
+from typing import Any, BinaryIO, Callable, List, Sequence, Tuple
 
 from memdump.errors import MemdumpError
 from memdump.machine import priority, sources, ssh_wire
-from memdump.machine.source import Source
+from memdump.machine.source import Range, Source
 from memdump.machine.sources import Chosen
 
 
@@ -63,7 +63,7 @@ class FarEnd:
                 "refused": [{"source": name, "reason": reason} for name, reason in chosen.refused],
                 "page_size": source.page_size,
                 "byte_order": sys.byteorder,
-                "ranges": [(hex(found.start), found.size) for found in source.ranges()],
+                "ranges": _spelled(source.ranges()),
                 "vmcoreinfo": source.vmcoreinfo,
                 "evidence": source.evidence,
                 "now": source.now()._asdict(),
@@ -96,6 +96,8 @@ class FarEnd:
             self._send(ssh_wire.PACKED, [zlib.compress(source.page_flags(address, size), 1)])
         elif kind == ssh_wire.NOW:
             self.tell(ssh_wire.TEXT, {"now": source.now()._asdict(), "broken": source.broken()})
+        elif kind == ssh_wire.RANGES:
+            self.tell(ssh_wire.TEXT, {"ranges": _spelled(source.ranges_now())})
         else:
             raise MemdumpError(f"the far end is asked for something that it does not know ({kind!r})")
 
@@ -112,3 +114,7 @@ class FarEnd:
                     view = view[os.write(self._answers, view) :]
             except OSError:
                 raise Gone from None
+
+
+def _spelled(ranges: Sequence[Range]) -> List[Tuple[str, int]]:
+    return [(hex(found.start), found.size) for found in ranges]

@@ -41,6 +41,13 @@ class Source(abc.ABC):
     def ranges(self) -> Sequence[Range]:
         """Give the ranges of system RAM, of whole pages, ascending and disjoint."""
 
+    def ranges_now(self) -> Sequence[Range]:
+        """Give the ranges anew: a machine may be given memory while it runs.
+
+        Those of `ranges` where that cannot be told.
+        """
+        return self.ranges()
+
     @abc.abstractmethod
     def read_into(self, address: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from physical ``address``.

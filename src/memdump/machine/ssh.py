@@ -82,6 +82,14 @@ class SshSource(Source):
         """Give the ranges of its system RAM."""
         return self._ranges
 
+    def ranges_now(self) -> Sequence[Range]:
+        """Ask the far end anew."""
+        with self._lock:
+            try:
+                return self._questions.ranges()
+            except (MemdumpError, OSError):
+                return self._ranges
+
     def expect(self, ranges: Sequence[Range]) -> None:
         """Have the first of these sent before they are asked for."""
         with self._lock:

@@ -87,6 +87,12 @@ class Questions:
         self._ask(ssh_wire.NOW, Range(0, 0))
         return self.hear()
 
+    def ranges(self) -> Sequence[Range]:
+        """Give what its ranges of system RAM are by now."""
+        self._receive_asked()
+        self._ask(ssh_wire.RANGES, Range(0, 0))
+        return self.hear().ranges("ranges")
+
     def hear(self) -> Fields:
         """Receive an object."""
         payload = self._receive(ssh_wire.TEXT)

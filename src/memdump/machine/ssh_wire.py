@@ -12,7 +12,7 @@ GREETING = b"\0memdump far end 1\n"
 
 REQUEST = struct.Struct("<cQQ")
 """Kind, physical address, size in bytes."""
-READ, FLAGS, NOW = b"R", b"F", b"N"
+READ, FLAGS, NOW, RANGES = b"R", b"F", b"N", b"M"
 
 ANSWER = struct.Struct("<cQ")
 """Kind, bytes that follow."""
@@ -21,7 +21,8 @@ DATA, SPARSE, ZEROS = b"D", b"S", b"Z"
 PACKED = b"P"
 """To FLAGS: the bytes, compressed with zlib."""
 TEXT = b"T"
-"""JSON: who the far end is, unasked; and to NOW, its clocks and the bytes of its memory that are broken."""
+"""JSON: who the far end is, unasked; to NOW, its clocks and the bytes of its memory that are broken; to RANGES, what
+its system RAM is by now."""
 FAULT = b"X"
 """An ``OSError``, as JSON: its number and its text."""
 ERROR = b"E"

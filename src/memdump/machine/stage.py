@@ -7,6 +7,8 @@ sweep; the image still has its addresses in ascending order, which some readers 
 """
 
 import array
+import bisect
+import errno
 from typing import (
     Callable,
     Iterable,
@@ -26,6 +28,8 @@ from memdump.machine.source import Range, Source
 
 BUDGET = 40 << 20
 """Bytes of copies that are kept in memory, at most."""
+PACKED_BUDGET = 12 << 20
+"""The same where they are packed: what packs and seals the image needs the room, and they need less."""
 _SHARE = 64
 """The part of a machine's memory that copies may overwrite: they are written over what is to be taken."""
 _FLAGS_AT_ONCE = 64 << 20
@@ -55,8 +59,31 @@ class Packing(NamedTuple):
     unpack: Codec
 
 
+class Early(NamedTuple):
+    """Early copies of pages of one block."""
+
+    runs: List[Range]
+    data: memoryview
+    """The bytes of all runs, one behind the other."""
+
+    def parts(self) -> Iterator[Tuple[Range, memoryview]]:
+        """Give each run with its bytes."""
+        done = 0
+        for run in self.runs:
+            yield run, self.data[done : done + run.size]
+            done += run.size
+
+    def put(self, address: int, block: memoryview) -> None:
+        """Put them into their places in the block that begins at ``address``."""
+        for run, data in self.parts():
+            block[run.start - address : run.end - address] = data
+
+
+NOTHING = Early([], memoryview(b""))
+
+
 class Stage:
-    """Takes the kernel's pages from a source ahead of all others, and puts them in their place later."""
+    """Takes the kernel's pages from a source ahead of all others, and gives them when their turn comes."""
 
     def __init__(
         self,
@@ -69,24 +96,35 @@ class Stage:
         self.taken = 0
         """Bytes of kernel pages that were taken early."""
         self.left = 0
-        """Bytes for which there was no room; they are read in their turn."""
+        """Bytes for which there was no room, or whose copy was lost; they are read in their turn."""
         self._page_size = page_size
         self._packing = packing
         self._spill = spill
         self._used = 0
-        self._budget = min(BUDGET, memory // _SHARE)
+        self._budget = min(BUDGET if packing is None else PACKED_BUDGET, memory // _SHARE)
         self._memory: Optional[memoryview] = None
         # A machine of a terabyte has half a million blocks: arrays take the room of their numbers only.
         self._blocks = array.array("Q")
         self._sizes = array.array("Q")
         self._places = array.array("Q")
         self._kinds = array.array("B")
-        self._next = 0
+        self._filled = array.array("I")
 
-    def sweep(self, source: Source, blocks: Iterable[Range], stop: Callable[[], object]) -> None:
-        """Take the kernel's pages of these blocks, which are those that `overlay` is called with later.
+    @property
+    def read(self) -> int:
+        """Bytes that the sweep has read, whatever became of them."""
+        return self.taken + self.left
 
-        Ends early where ``stop`` gives something.  Raises ``OSError`` where the source does not tell what its
+    def sweep(
+        self,
+        source: Source,
+        blocks: Iterable[Range],
+        stop: Callable[[], object],
+        progress: Callable[[int], None],
+    ) -> None:
+        """Take the kernel's pages of these blocks, which are those that `early` is called with later.
+
+        ``progress`` gets the bytes read so far.  Ends early where ``stop`` gives something.  Raises ``OSError`` where the source does not tell what its
         pages are.
         """
         scratch = page_aligned(pieces.BLOCK + _NUMBER * (2 * pieces.BLOCK // self._page_size + 1))
@@ -99,6 +137,7 @@ class Stage:
             source.expect([run for _, runs in chosen for run in runs])
             for block, runs in chosen:
                 self._take(source, block, runs, scratch)
+            progress(self.read)
 
     def _choose(self, source: Source, group: Sequence[Range]) -> Iterator[Tuple[Range, List[Range]]]:
         """Give the blocks of the group that have kernel pages, and the runs of these."""
@@ -124,24 +163,23 @@ class Stage:
             kept.append(len(kept) // 2)
             end = filled + _NUMBER * len(kept)
             data[filled:end] = memoryview(kept).cast("B")
-            stored = self._store(block.start, data[:end], data is not scratch)
-            self.taken += filled if stored else 0
-            self.left += 0 if stored else filled
+            if self._store(block.start, data[:end], data is not scratch):
+                self._filled.append(filled)
+                self.taken += filled
+            else:
+                self.left += filled
 
     def _room(self, size: int) -> Optional[memoryview]:
-        """Give the place for a copy in memory, unless it should be packed first, or there is none."""
-        if self._memory is None or self._is_to_be_packed():
+        """Give the place for a copy in memory, unless it is packed first, or there is none."""
+        if self._memory is None or self._packing is not None:
             return None
         return self._memory[self._used : self._used + size] if self._used + size <= self._budget else None
-
-    def _is_to_be_packed(self) -> bool:
-        return self._packing is not None and self._used > self._budget // 2
 
     def _store(self, address: int, copy: memoryview, in_place: bool) -> bool:
         """Keep a copy, which may stand in its place in memory already; false if there is no room for it."""
         kind, place = 0, self._used
         packed: Union[bytes, memoryview] = copy
-        if self._packing is not None and not in_place and self._is_to_be_packed():
+        if self._packing is not None:
             packed, kind = self._packing.pack(copy), _PACKED
         size = len(packed)
         if self._memory is not None and self._used + size <= self._budget:
@@ -167,26 +205,29 @@ class Stage:
         except OSError:  # the disk is full: no more of it then, but what is there stays
             return None
 
-    def overlay(self, address: int, data: memoryview) -> List[Range]:
-        """Put the early copies into the block that begins at ``address``, and tell where they are.
+    def early(self, address: int) -> "Early":
+        """Give the early copies in the block that begins at ``address``."""
+        index = bisect.bisect_left(self._blocks, address)
+        if index == len(self._blocks) or self._blocks[index] != address:
+            return NOTHING
+        return self._early(index)
 
-        Blocks must come in the order of the sweep.
-        """
-        while self._next < len(self._blocks) and self._blocks[self._next] < address:
-            self._next += 1
-        if self._next == len(self._blocks) or self._blocks[self._next] != address:
-            return []
-        copy = memoryview(self._get(self._next))
-        self._next += 1
+    def rest(self, address: int) -> Iterator["Early"]:
+        """Give all early copies from the block on in which ``address`` lies."""
+        first = max(bisect.bisect_right(self._blocks, address) - 1, 0)
+        for index in range(first, len(self._blocks)):
+            yield self._early(index)
+
+    def _early(self, index: int) -> "Early":
+        try:
+            copy = memoryview(self._get(index))
+        except OSError:  # the disk fails: what is there by now has to do
+            self.taken -= self._filled[index]
+            self.left += self._filled[index]
+            return NOTHING
         (count,) = array.array("Q", copy[-_NUMBER:].tobytes())
         numbers = array.array("Q", copy[-_NUMBER * (2 * count + 1) : -_NUMBER].tobytes())
-        done = 0
-        runs = [Range(*pair) for pair in zip(numbers[::2], numbers[1::2])]  # noqa: B905
-        for run in runs:
-            inside = run.start - address
-            data[inside : inside + run.size] = copy[done : done + run.size]
-            done += run.size
-        return runs
+        return Early([Range(*pair) for pair in zip(numbers[::2], numbers[1::2])], copy)  # noqa: B905
 
     def _get(self, index: int) -> Union[bytes, memoryview]:
         kind, place, size = self._kinds[index], self._places[index], self._sizes[index]
@@ -200,7 +241,10 @@ class Stage:
         if not kind & _PACKED:
             return copy
         assert self._packing is not None
-        return self._packing.unpack(copy)
+        try:
+            return self._packing.unpack(copy)
+        except Exception as error:  # each library has its own; a disk may give back what it was not given
+            raise OSError(errno.EIO, "an early copy came back changed") from error
 
 
 def _groups(blocks: Iterable[Range], size: int) -> Iterator[List[Range]]:

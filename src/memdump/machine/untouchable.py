@@ -27,12 +27,13 @@ _HARMLESS = bytes(value for value in range(256) if not value << _SHIFT & _UNTOUC
 def runs(address: int, size: int, page_size: int = host.PAGE_SIZE) -> Iterator[Tuple[Range, bool]]:
     """Cut physical memory into runs of pages, each with whether it may be read.
 
-    Where the kernel does not tell (no ``/proc/kpageflags``, CONFIG_PROC_PAGE_MONITOR), all of it may.
+    What the kernel tells nothing of (no ``/proc/kpageflags``, CONFIG_PROC_PAGE_MONITOR, or it ends) may be.
     """
     first = address // page_size
     end = address + size
+    count = -(-end // page_size) - first
     try:
-        flags = host.page_flags(first, -(-end // page_size) - first)[_BYTE::8]
+        flags = host.page_flags(first, count)[_BYTE::8].ljust(count, b"\0")
     except OSError:
         flags = b""
     if not flags.translate(None, _HARMLESS):
