@@ -1,61 +1,74 @@
-"""A machine at work: programs start and end, files and sockets come and go, as long as it lives."""
+"""A machine at work: processes begin and end, with files, sockets and memory, as long as it lives.
+
+As on a server, some of them live for a moment and some for a minute.  An emulated machine does everything many
+times more slowly, so they live longer here than those of a server do.
+"""
 
 from __future__ import annotations
 
 import mmap
 import os
+import random
 import socket
 import time
 from typing import Any
 
 from tests.lab.inside import sockets
 
-WORKERS = 3
-PAUSE = 0.15
-"""Seconds; without it an emulated machine would do nothing else."""
+PROCESSES = 40
+SHORTEST, LONGEST = 1.0, 90.0
+"""Seconds that they live; as many live for one to two as for 45 to 90."""
+PAUSE = 0.5
 PAGES = 64
 
 
 def run() -> dict[str, Any]:
-    """Start the workers, which are the roles of this scenario."""
+    """Start the process that starts the others."""
     sockets.ip("link set lo up")
-    return {"workers": [_fork(number) for number in range(WORKERS)]}
+    child = os.fork()
+    if not child:
+        while True:
+            _keep_full()
+    return {"keeper": child}
 
 
 def last_moment() -> None:
     """Nothing has to be done before the truth is written: it never stands still."""
 
 
-def _fork(number: int) -> int:
-    child = os.fork()
-    if not child:
-        while True:
-            _round(number)
-            time.sleep(PAUSE)
-    return child
+def _keep_full() -> None:
+    """Have so many processes, whatever they come from."""
+    living = 0
+    while True:
+        while living < PROCESSES:
+            if not os.fork():
+                _live(SHORTEST * (LONGEST / SHORTEST) ** random.random())
+            living += 1
+        os.wait()
+        living -= 1
 
 
-def _round(number: int) -> None:
-    """Do a little of all that changes the kernel's structures."""
-    with socket.socket() as listener:
+def _live(seconds: float) -> None:
+    """Be a process with a life, half of them by another program."""
+    random.seed()
+    path = f"/tmp/churn-{os.getpid()}"
+    if random.random() < 1 / 2:
+        kept = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        os.set_inheritable(kept, True)
+        os.unlink(path)
+        os.execv("/usr/bin/sleep", ["sleep", f"{seconds:.2f}"])
+    end = time.monotonic() + seconds
+    with socket.socket() as listener, mmap.mmap(-1, PAGES * mmap.PAGESIZE) as memory:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         with socket.create_connection(listener.getsockname()) as client, listener.accept()[0]:
-            client.send(b"x")
-            path = f"/tmp/churn-{number}"
-            with open(path, "wb") as file:
-                file.write(os.urandom(3000))
-            grandchild = os.fork()
-            if not grandchild:
-                _become_another(path)
-            with mmap.mmap(-1, PAGES * mmap.PAGESIZE) as memory:
-                for page in range(PAGES):
-                    memory[page * mmap.PAGESIZE] = 1
-            os.unlink(path)
-            os.waitpid(grandchild, 0)
-
-
-def _become_another(path: str) -> None:
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 1)
-    os.execv("/usr/bin/cat", ["cat", path, "/proc/self/maps", "/proc/self/status"])
+            page = 0
+            while time.monotonic() < end:
+                client.send(b"x")
+                memory[page % PAGES * mmap.PAGESIZE] = 1
+                page += 1
+                with open(path, "wb") as file:
+                    file.write(os.urandom(3000))
+                    time.sleep(PAUSE)
+    os.unlink(path)
+    os._exit(0)
