@@ -21,8 +21,8 @@ DATA, SPARSE, ZEROS = b"D", b"S", b"Z"
 PACKED = b"P"
 """To FLAGS: the bytes, compressed with zlib."""
 TEXT = b"T"
-"""JSON: who the far end is, unasked; to NOW, its clocks and the bytes of its memory that are broken; to RANGES,
-what its system RAM is by now."""
+"""JSON: who the far end is, unasked; to NOW, its clocks and the bytes of its memory that are broken; to
+RANGES, what its system RAM is by now."""
 FAULT = b"X"
 """An ``OSError``, as JSON: its number and its text."""
 ERROR = b"E"

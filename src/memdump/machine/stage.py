@@ -124,8 +124,8 @@ class Stage:
     ) -> None:
         """Take the kernel's pages of these blocks, which are those that `early` is called with later.
 
-        ``progress`` gets the bytes read so far.  Ends early where ``stop`` gives something.  Raises ``OSError``
-        where the source does not tell what its pages are.
+        ``progress`` gets the bytes read so far.  Ends early where ``stop`` gives something.  Raises
+        ``OSError`` where the source does not tell what its pages are.
         """
         scratch = page_aligned(pieces.BLOCK + _NUMBER * (2 * pieces.BLOCK // self._page_size + 1))
         # Memory that is asked for only when it is needed makes the kernel change what is being read.

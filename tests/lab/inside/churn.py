@@ -1,7 +1,7 @@
 """A machine at work: processes begin and end, with files, sockets and memory, as long as it lives.
 
-As on a server, some of them live for a moment and some for a minute.  An emulated machine does everything many
-times more slowly, so they live longer here than those of a server do.
+As on a server, some of them live for a moment and some for a minute.  An emulated machine does everything
+many times more slowly, so they live longer here than those of a server do.
 """
 
 from __future__ import annotations
