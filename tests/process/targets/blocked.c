@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
 #include <signal.h>
@@ -11,8 +12,10 @@
 #include <sys/epoll.h>
 #include <sys/select.h>
 #include <sys/sem.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -32,6 +35,35 @@ static int watching(void) {
     int found = epoll_create1(0);
     struct epoll_event in = {.events = EPOLLIN};
     epoll_ctl(found, EPOLL_CTL_ADD, ends[0], &in);
+    return found;
+}
+
+/* Two sockets, the first of which waits for an hour at most. */
+static void connected(int pair[2]) {
+    struct timeval hour = {3600, 0};
+    socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+    setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &hour, sizeof hour);
+    setsockopt(pair[0], SOL_SOCKET, SO_SNDTIMEO, &hour, sizeof hour);
+}
+
+/* Connects again and again to where nobody accepts, each time for an hour at most. */
+static int connecting(int listening) {
+    struct timeval hour = {3600, 0};
+    struct sockaddr_storage name;
+    socklen_t size = sizeof name;
+    getsockname(listening, (struct sockaddr *)&name, &size);
+    for (;;) {
+        int found = socket(name.ss_family, SOCK_STREAM, 0);
+        setsockopt(found, SOL_SOCKET, SO_SNDTIMEO, &hour, sizeof hour);
+        if (connect(found, (struct sockaddr *)&name, size)) return -1;
+    }
+}
+
+static int listening_here(void) {
+    struct sockaddr_un any = {AF_UNIX, ""};
+    int found = socket(AF_UNIX, SOCK_STREAM, 0);
+    bind(found, (struct sockaddr *)&any, sizeof any.sun_family);  // the kernel finds a name
+    listen(found, 1);
     return found;
 }
 
@@ -67,9 +99,34 @@ static long block(const char *call) {
     }
     if (!strcmp(call, "recv_timeout")) {
         int pair[2];
-        socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
-        setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &hour, sizeof hour);
+        connected(pair);
         return recv(pair[0], &byte, 1, 0);
+    }
+    if (!strcmp(call, "connect_timeout")) return connecting(listening());
+    if (!strcmp(call, "connect_here_timeout")) return connecting(listening_here());
+    if (!strcmp(call, "sendfile_timeout")) {
+        int pair[2], file = open("/proc/self/exe", O_RDONLY);
+        connected(pair);
+        for (;;) {
+            off_t start = 0;
+            long sent = sendfile(pair[0], file, &start, 4096);
+            if (sent < 0) return sent;
+        }
+    }
+    if (!strcmp(call, "splice_timeout")) {
+        int pair[2];
+        connected(pair);
+        return splice(pair[0], 0, ends[1], 0, 4096, 0);
+    }
+    if (!strcmp(call, "splice_out_timeout")) {
+        int pair[2];
+        static char page[4096];
+        connected(pair);
+        for (;;) {
+            if (write(ends[1], page, sizeof page) < 0) return -3;
+            long moved = splice(ends[0], 0, pair[0], 0, sizeof page, 0);
+            if (moved < 0) return moved;
+        }
     }
     if (!strcmp(call, "semop")) {
         struct sembuf down = {0, -1, 0};
