@@ -43,6 +43,7 @@ CALLS = [
     "semop",
     "sigtimedwait",
     "wait4",
+    "wait_all",
 ]
 
 
@@ -67,6 +68,22 @@ def test_a_blocked_call_stays_blocked(tmp_path: Path, call: str, mode: str) -> N
         assert target.process.poll() is None, target.line()
         assert target.state == "S"
         assert (target.children(), target.status("SigBlk"), target.status("TracerPid")) == before
+
+
+@pytest.mark.parametrize("call", ["wait_all", "thread_waits_for_all", "thread_asks_for_all"])
+def test_nobody_can_wait_for_the_copy(tmp_path: Path, call: str) -> None:
+    """Even those do not find it who wait for clones of any kind: it is reaped while they stand."""
+    with running("blocked", call) as target:
+        time.sleep(0.1)
+        children = target.children()
+        for number in range(8):
+            out = tmp_path / f"{number}.core"
+            done = take(target.pid, out, "--mode", "fork", "--skip", "file")
+            assert done.returncode == 0, done.stderr
+            process = json.loads(Path(f"{out}.json").read_text())["process"]
+            assert (process["mode"], process["left_behind"]) == ("fork", None)
+            assert target.process.poll() is None, target.line()
+            assert target.children() == children
 
 
 def test_a_sleep_ends_when_it_would_have(tmp_path: Path) -> None:

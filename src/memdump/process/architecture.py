@@ -87,6 +87,11 @@ class Architecture(NamedTuple):
         known = self.of(registers)
         return known.original is not None and known._signed(known.unpack(registers)[known.original]) >= 0
 
+    @property
+    def begin_anew(self) -> frozenset[int]:
+        """The numbers of the system calls that wait for all of their time again when they are made again."""
+        return frozenset(self.numbers[name] for name in _INTERRUPTED_FOR_GOOD.split() if name in self.numbers)
+
     def calling(self, registers: bytes, at: int, name: str, arguments: Sequence[int]) -> bytes:
         """Give the registers with which a thread makes a system call by the instruction at ``at``."""
         words = self.unpack(registers)
@@ -166,7 +171,7 @@ X86_64 = Architecture(
     original=15,
     numbers=_numbers(
         "read 0 write 1 readv 19 writev 20 sendfile 40 connect 42 accept 43 sendto 44 recvfrom 45"
-        " sendmsg 46 recvmsg 47 clone 56 wait4 61 semop 65 rt_sigtimedwait 128 io_getevents 208"
+        " sendmsg 46 recvmsg 47 clone 56 vfork 58 wait4 61 semop 65 rt_sigtimedwait 128 io_getevents 208"
         " semtimedop 220 epoll_wait 232 splice 275 epoll_pwait 281 accept4 288 recvmmsg 299 sendmmsg 307"
         " io_pgetevents 333 io_uring_enter 426 close_range 436 epoll_pwait2 441"
     ),

@@ -10,9 +10,10 @@ import contextlib
 import os
 import re
 import signal
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from memdump.process import ptrace
+from memdump.process import proc, ptrace
 from memdump.process.architecture import NT_PRSTATUS
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ _GOING_BACK = rb"(?:\xb8|\x48\xc7\xc0)\x0f\x00\x00\x00\x0f\x05"
 """``mov $15, %eax`` or ``%rax``, and ``syscall``: what makes the call ``rt_sigreturn`` on x86-64."""
 _STEPS = 1000
 """Stops on the way of one call: there are four, and one for each SIGSTOP that comes meanwhile."""
+_PATIENCE, _LOOK = 0.25, 0.005
+"""Seconds after which a thread is given up that sleeps on its way; seconds after which it is looked at."""
 
 
 class Returned(NamedTuple):
@@ -134,7 +137,8 @@ def call(
     registers are changed before the signals that it blocks, and restored after them.
 
     The thread must stand for `ptrace.interrupt`, and does so again afterwards: only from there the kernel
-    restarts the system call that it was in.  Raises ``OSError`` where the thread ends meanwhile.
+    restarts the system call that it was in.  Raises ``OSError`` where the thread ends meanwhile, and
+    ``TimeoutError`` where its cgroup is frozen before it comes to the call; what it made is ended then.
     """
     registers, blocked = ptrace.registers(tid, NT_PRSTATUS), ptrace.blocked(tid)
     stops = _Stops(tid)
@@ -148,6 +152,12 @@ def call(
         result = architecture.returned(ptrace.registers(tid, NT_PRSTATUS))
         stops.to_stop()
         return Returned(result, stops.child)
+    except OSError:
+        with contextlib.suppress(OSError):
+            stops.to_stop()
+        if stops.child is not None:
+            end(stops.child)
+        raise
     finally:
         # Where the thread is gone there is nothing to restore.
         with contextlib.suppress(ProcessLookupError):
@@ -173,35 +183,42 @@ class _Stops:
         self.child: int | None = None
         self.to_be_stopped = False
         """Whether a SIGSTOP came, which nothing can block, and which has to come again."""
+        self._stands = True
         self._tid = tid
 
     def to_call(self) -> None:
         """Let it run until it enters or leaves the system call."""
         for _ in range(_STEPS):
             ptrace.to_call(self._tid)
-            stop = self._wait()
-            if stop.at_call:
+            self._stands = False
+            if self._wait(_PATIENCE).at_call:
                 return
-            if stop.event == ptrace.EVENT_CLONE:
-                self.child = adopt(ptrace.event_message(self._tid))
-            elif not stop.for_us:
-                self.to_be_stopped = True
         raise TimeoutError(f"thread {self._tid} does not come to its system call")
 
     def to_stop(self) -> None:
         """Let it come to where it stands for `ptrace.interrupt`, before it executes anything."""
         ptrace.interrupt(self._tid)
         for _ in range(_STEPS):
-            ptrace.cont(self._tid)
+            if self._stands:
+                ptrace.cont(self._tid)
             if self._wait().for_us:
                 return
-            self.to_be_stopped = True
         raise TimeoutError(f"thread {self._tid} does not stop")
 
-    def _wait(self) -> ptrace.Stop:
-        stop = ptrace.wait(self._tid)
-        if stop is None or stop.ended:
+    def _wait(self, patience: float | None = None) -> ptrace.Stop:
+        start = time.monotonic()
+        while (stop := ptrace.wait(self._tid, now=True)) is None:
+            signal.sigtimedwait([signal.SIGCHLD], _LOOK)
+            # Nothing that it does on its way sleeps, unless its cgroup has been frozen.
+            if patience and time.monotonic() - start > patience and proc.stat(self._tid).state == "S":
+                raise TimeoutError(f"thread {self._tid} does not come to its system call: it sleeps")
+        if stop.ended:
             raise ProcessLookupError(f"thread {self._tid} has ended")
+        self._stands = True
+        if stop.event == ptrace.EVENT_CLONE:
+            self.child = adopt(ptrace.event_message(self._tid))
+        elif not (stop.at_call or stop.for_us):
+            self.to_be_stopped = True
         return stop
 
 
@@ -210,3 +227,11 @@ def adopt(child: int) -> int:
     ptrace.wait(child)
     ptrace.set_options(child, ptrace.TRACE_SYSCALLS | ptrace.TRACE_KILL)
     return child
+
+
+def end(child: int) -> None:
+    """End a process that is ours, and tell its parent, which has to wait for it then."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    while not (ptrace.wait(child) or ptrace.Stop(ended=True)).ended:
+        pass

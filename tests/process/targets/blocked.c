@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,6 +66,22 @@ static int listening_here(void) {
     bind(found, (struct sockaddr *)&any, sizeof any.sun_family);  // the kernel finds a name
     listen(found, 1);
     return found;
+}
+
+/* Begins a process that ends after this one. */
+static void have_a_child(void) {
+    if (fork() == 0) {
+        while (getppid() != 1) usleep(10000);
+        _exit(0);
+    }
+}
+
+/* Waits for whatever there is, clones of any kind too: none of it ever ends. */
+static void *wait_for_all(void *how) {
+    int found;
+    while ((found = waitpid(-1, 0, __WALL | *(int *)how)) == 0) {}
+    printf("waitpid gave %d\n", found);
+    exit(1);
 }
 
 static long block(const char *call) {
@@ -142,11 +159,20 @@ static long block(const char *call) {
         return sigtimedwait(&some, 0, &long_time);
     }
     if (!strcmp(call, "wait4")) {
-        if (fork() == 0) {
-            while (getppid() != 1) usleep(10000);
-            _exit(0);
-        }
+        have_a_child();
         return wait4(-1, 0, 0, 0);
+    }
+    if (!strcmp(call, "wait_all")) {
+        have_a_child();
+        return waitpid(-1, 0, __WALL);
+    }
+    if (!strcmp(call, "thread_waits_for_all") || !strcmp(call, "thread_asks_for_all")) {
+        static int how;
+        pthread_t thread;
+        how = call[7] == 'a' ? WNOHANG : 0;
+        have_a_child();
+        for (int at = 0; at < 3; at++) pthread_create(&thread, 0, wait_for_all, &how);
+        return read(ends[0], &byte, 1);
     }
     return -2;
 }
