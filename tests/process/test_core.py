@@ -267,3 +267,50 @@ def test_addresses_that_are_only_reserved_cost_nothing(tmp_path: Path) -> None:
         core = Core(tmp_path / "core")
         for offset in (5 << 40, (8 << 40) - 4096):
             assert core.read(start + offset, 4096) == bytes([7] * 10) + bytes(4086)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_mapping_beyond_the_end_of_its_file(tmp_path: Path, private: bool) -> None:
+    """A database has room to grow: what is in the file is in the core, and the rest takes no time."""
+    file, size, there = tmp_path / "data", 1 << 40, 1 << 20
+    file.write_bytes(bytes([7]) * (there - 100))
+    with begun([sys.executable, "-c", MAPPED.format(str(file), size, 2 - (not private), 0)]) as target:
+        start = int(target.line())
+        manifest = take(target.pid, tmp_path / "core")
+        assert manifest["unreadable"] == []
+        (empty,) = (one["ranges"] for one in manifest["skipped"] if one["reason"] == "empty")
+        assert [hex(start + there), size - there] in empty
+        content = Core(tmp_path / "core").read(start, there)
+        assert content == bytes([7]) * (there - 100) + bytes(100)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_large_file_of_holes_is_not_read_whole(tmp_path: Path, private: bool) -> None:
+    """What is in the file is in the core, and so is what was just written to the mapping."""
+    file, size, places = tmp_path / "data", 1 << 40, (3 << 30, 5 << 37)
+    with file.open("wb") as opened:
+        opened.truncate(size)
+        for place in places:
+            os.pwrite(opened.fileno(), b"x" * 5000, place)
+    written = 7 << 30
+    with begun([sys.executable, "-c", MAPPED.format(str(file), size, 2 - (not private), written)]) as target:
+        start = int(target.line())
+        manifest = take(target.pid, tmp_path / "core")
+        assert manifest["unreadable"] == []
+        assert manifest["stream"]["size"] < 1 << 30
+        core = Core(tmp_path / "core")
+        for place in places:
+            assert core.read(start + place, 8192) == b"x" * 5000 + bytes(3192)
+        assert core.read(start + written, 4096) == bytes([9]) * 10 + bytes(4086)
+
+
+MAPPED = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+file = os.open({!r}, os.O_RDWR)
+at = libc.mmap(None, ctypes.c_size_t({}), 3, {} | 0x4000, file, ctypes.c_long(0))
+assert at != 2**64 - 1
+if written := {}: ctypes.memset(at + written, 9, 10)
+print(at, flush=True); input()
+"""
