@@ -93,6 +93,48 @@ def test_the_notes_are_a_kernels_in_kind_order_and_size(tmp_path: Path) -> None:
     assert without(places, empty) == without(theirs, empty)
 
 
+STATUS = struct.Struct("=iiihxxQQiiii8q")
+
+
+def statuses(core: Path) -> dict[int, tuple[int, ...]]:
+    """What stands before the registers of each thread, by its id."""
+    found = (STATUS.unpack_from(content) for _, kind, content in Core(core).notes if kind == NT_PRSTATUS)
+    return {one[6]: one for one in found}
+
+
+def seconds(status: tuple[int, ...]) -> list[float]:
+    """The processor time of the thread and of children, in the program and in the kernel."""
+    return [status[at] + status[at + 1] / 1e6 for at in range(10, 18, 2)]
+
+
+def test_signals_that_wait_and_times_are_those_of_a_kernels_core(tmp_path: Path) -> None:
+    """One signal waits for each thread, others for any of them; a child has taken its time, too."""
+    program = (
+        "import os, signal, threading, time\n"
+        "def work(first):\n"
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGUSR2, first])\n"
+        "    signal.pthread_kill(threading.get_ident(), first)\n"
+        "    while time.thread_time() < 0.2: pass\n"
+        "def block(first): work(first); done.set(); time.sleep(1e6)\n"
+        "if not os.fork(): work(40); os._exit(0)\n"
+        "os.wait(); done = threading.Event()\n"
+        "threading.Thread(target=block, args=(signal.SIGUSR1,), daemon=True).start()\n"
+        "work(64); done.wait(); os.kill(os.getpid(), signal.SIGUSR2)\n"
+        "os.write(1, b'ready\\n'); time.sleep(1e6)\n"
+    )
+    with aborted([sys.executable, "-c", program], tmp_path) as pid:
+        take(pid, tmp_path / "ours", "--coredump-filter", "own")
+    (peer,) = (path for path in tmp_path.glob("core*"))
+    ours, kernels = statuses(tmp_path / "ours"), statuses(peer)
+    assert ours.keys() == kernels.keys()
+    assert sorted(one[4] for one in ours.values()) == [1 << 9, 1 << 63]
+    for tid, one in ours.items():
+        assert one[4:10] == kernels[tid][4:10]  # signals, and whose it is
+        assert seconds(one) == pytest.approx(seconds(kernels[tid]), abs=0.05)
+        assert sum(seconds(one)[:2]) > 0.1
+        assert sum(seconds(one)[2:]) > 0.1
+
+
 def without(places: Sequence[tuple[int, ...]], empty: set[int]) -> list[tuple[int, ...]]:
     return [one for one in places if one[0] not in empty and one[0] < 1 << 63]
 

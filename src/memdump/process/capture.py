@@ -61,6 +61,11 @@ class Thread(NamedTuple):
     """What had stopped it; 0 where it was running."""
     blocked: int
     """Signals, as bits."""
+    pending: int = 0
+    """Signals that wait for it alone, as bits."""
+    utime: int = 0
+    """In ticks, a moment later; of the main thread, those of the whole process."""
+    stime: int = 0
 
 
 class Early(NamedTuple):
@@ -194,7 +199,8 @@ class Capture:
         for kind, owner in self._architecture.of(found.registers).more:
             with contextlib.suppress(OSError):  # a set that this processor has not
                 more.append((kind, owner, ptrace.registers(tid, kind)))
-        return Thread(tid, found.registers, tuple(more), found.signal, ptrace.blocked(tid))
+        blocked, pending = ptrace.blocked(tid), ptrace.pending(tid)
+        return Thread(tid, found.registers, tuple(more), found.signal, blocked, pending)
 
     def copy(self) -> None:
         """In ``fork`` mode have the process make its copy; where it cannot, the mode becomes ``freeze``."""
@@ -292,14 +298,23 @@ class Capture:
     def captured(self) -> Captured:
         """Tell what was taken."""
         assert self._taken is not None
+        taken = self._taken._replace(threads=tuple(map(self._with_times, self._taken.threads)))
         return Captured(
             pid=self._wanted.pid,
             mode=self._mode,
             reason=self._reason,
             child=self._child,
             pause=sum(self.pauses) or time.monotonic_ns() - self._since,
-            **self._taken._asdict(),
+            **taken._asdict(),
         )
+
+    def _with_times(self, thread: Thread) -> Thread:
+        """Add the processor time, not asked for in the stop: it takes as long as all the rest."""
+        if thread.tid == self.pid:
+            stat = self._taken.stat if self._taken else None
+        else:
+            stat = proc.thread_stat(self.pid, thread.tid)
+        return thread._replace(utime=stat.utime, stime=stat.stime) if stat else thread
 
     # After the stop.
 
