@@ -374,6 +374,36 @@ def killed_for_memory(lab: Lab) -> list[int]:
     return [int(pid) for pid in re.findall(r"Killed process (\d+)", log)]
 
 
+# A full disk.
+
+
+def test_a_disk_that_is_full_before_the_core_is_whole(lab: Lab) -> None:
+    """There is room for what the program uses, but not for all that its core has; one truth is told of it."""
+    target = lab.begin("fill=8")
+    lab.live.run(f"mkdir {ROOM}/full && mount -t tmpfs -o size=24m none {ROOM}/full")
+    lab.undo.append(f"umount {ROOM}/full")
+    out = f"{ROOM}/full/a.core"
+    said = lab.take(target.pid, out=out, status=1)
+    assert f"{out}: no room left on the disk; what was written stands in {out}.part\n" in said
+    assert said.count("no room") == 1
+    names = set(lab.live.run(f"ls {ROOM}/full").stdout.decode().split())
+    assert names == {"a.core.part", "a.core.json", "a.core.custody.jsonl"}
+    manifest = lab.manifest("full/a.core")
+    size = int(lab.live.run(f"stat -c %s {out}.part").stdout)
+    assert (manifest["complete"], manifest["stream"]["size"], manifest["written"]["size"]) == (
+        False,
+        size,
+        size,
+    )
+    assert f"{out}: no room left on the disk; what was written stands in" in manifest["stopped_by"]
+    missing = sum(length for _, length in manifest["not_taken"])
+    whole = sum(length for _, length in manifest["ranges"])
+    front = size - (whole - missing)
+    assert 0 < front < 1 << 20  # headers and notes
+    assert manifest["process"]["left_behind"] is None
+    target.is_unharmed()
+
+
 # Supervision.
 
 
