@@ -176,6 +176,39 @@ def test_a_stopped_process_stays_stopped(tmp_path: Path, mode: str) -> None:
         assert "childless" in target.ask()
 
 
+@pytest.mark.parametrize("mode", ["fork", "freeze"])
+def test_stops_that_come_meanwhile_are_neither_lost_nor_made_up(tmp_path: Path, mode: str) -> None:
+    """SIGSTOP and SIGCONT at any moment of the stops, and while the copy is read: the last one holds."""
+    chance = random.Random(mode)
+    with running("counting", 4) as target:
+        for number in range(12):
+            out = tmp_path / f"{number}.core"
+            words = memdump(target.pid, out, "--mode", mode)
+            dump = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            while dump.poll() is None:
+                os.kill(target.pid, signal.SIGSTOP)
+                time.sleep(chance.random() * 0.002)
+                os.kill(target.pid, signal.SIGCONT)
+                time.sleep(chance.random() * 0.002)
+            assert dump.stderr
+            with dump.stderr:
+                assert dump.returncode == 0, dump.stderr.read()
+            assert json.loads(Path(f"{out}.json").read_text())["process"]["left_behind"] is None
+            out.unlink()
+            survives(target)
+        for _ in range(6):
+            taker = _taker(target.pid, mode)
+            _until_it_begins(target, chance)
+            os.kill(target.pid, signal.SIGSTOP)
+            os.waitpid(taker, 0)
+            deadline = time.monotonic() + 10
+            while target.state != "T" or target.status("TracerPid") != "0":
+                assert time.monotonic() < deadline, (target.state, "it does not stay stopped")
+                time.sleep(0.01)
+            os.kill(target.pid, signal.SIGCONT)
+            survives(target)
+
+
 def test_signals_that_come_meanwhile_arrive(tmp_path: Path) -> None:
     """Hundreds of signals, one for one: each is answered before the next is sent."""
     with running("signals") as target:
