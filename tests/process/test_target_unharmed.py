@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from memdump.errors import MemdumpError
 from memdump.process import inject
 from memdump.process.architecture import this
 from memdump.process.capture import Capture, Wanted
-from memdump.process.guardian import Guardian
+from memdump.process.guardian import Found, Guardian
 from memdump.process.selection import Choice
 from memdump.process.take import core, write
-from memdump.process.target import survey
+from memdump.process.target import Target, survey
 from tests.process.targets import Running, begun, needs_gcc, running
 
 pytestmark = needs_gcc
@@ -174,6 +175,30 @@ def test_a_stopped_process_stays_stopped(tmp_path: Path, mode: str) -> None:
         assert target.state == "T"
         os.kill(target.pid, signal.SIGCONT)
         assert "childless" in target.ask()
+
+
+class _Slow:
+    """Looks for others, and does not come back soon."""
+
+    def find(self, *, everywhere: bool) -> Found:
+        """Find none."""
+        time.sleep(2)
+        return Found([], True)
+
+    def look(self, pid: int, *, stands: bool) -> tuple[Target, Wanted]:
+        """Not asked for."""
+        raise NotImplementedError
+
+
+def test_whoever_waits_for_the_guardian_can_be_interrupted() -> None:
+    with running("counting", 2) as target:
+        start = time.monotonic()
+        wanted = survey(target.pid, "fork").wanted(Choice())
+        with Guardian([wanted], _Slow(), lambda: "SIGINT") as guardian:
+            with pytest.raises(MemdumpError, match="stopped by SIGINT before anything was taken"):
+                guardian.hold()
+            assert time.monotonic() - start < 1.5
+        survives(target)
 
 
 @pytest.mark.parametrize("mode", ["fork", "freeze"])
