@@ -174,7 +174,9 @@ def test_signals_that_wait_and_times_are_those_of_a_kernels_core(tmp_path: Path)
     assert sorted(one[4] for one in ours.values()) == [1 << 9, 1 << 63]
     for tid, one in ours.items():
         assert one[4:10] == kernels[tid][4:10]  # signals, and whose it is
-        assert seconds(one) == pytest.approx(seconds(kernels[tid]), abs=0.05)
+        assert seconds(one)[2:] == pytest.approx(seconds(kernels[tid])[2:], abs=0.02)
+        # There the kernel counts in ticks what it tells in /proc as it was measured.
+        assert sum(seconds(one)[:2]) == pytest.approx(sum(seconds(kernels[tid])[:2]), abs=0.15)
         assert sum(seconds(one)[:2]) > 0.1
         assert sum(seconds(one)[2:]) > 0.1
 

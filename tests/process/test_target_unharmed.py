@@ -48,7 +48,6 @@ CALLS = [
     "semop",
     "sigtimedwait",
     "wait4",
-    "wait_all",
 ]
 
 
