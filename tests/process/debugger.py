@@ -41,6 +41,8 @@ def knows_this_processor() -> bool:
 
 
 def _run(program: str | Path, core: Path, commands: tuple[str, ...]) -> tuple[str, str]:
-    words = ["gdb", "-batch", "-nx", *(word for command in commands for word in ("-ex", command))]
+    # What CPython brings along for gdb would run its own code here.
+    words = ["gdb", "-batch", "-nx", "-iex", "set auto-load python-scripts off"]
+    words += [word for command in commands for word in ("-ex", command)]
     done = subprocess.run([*words, program, core], capture_output=True, text=True, timeout=120)
     return done.stdout, done.stderr

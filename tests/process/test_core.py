@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import stat
 import struct
 import subprocess
@@ -54,6 +55,37 @@ def test_backtraces_and_registers_are_those_of_gcore(tmp_path: Path, mode: str) 
         assert ours == backtraces(built("deep"), tmp_path / f"peer.{target.pid}")
 
 
+PYTHON = (
+    "import threading, time\n"
+    "def down(depth): time.sleep(1e6) if not depth else down(depth - 1)\n"
+    "for depth in range(8): threading.Thread(target=down, args=(depth,), daemon=True).start()\n"
+    "time.sleep(0.2); print('ready', flush=True); threading.Event().wait()\n"
+)
+
+
+@needs_gdb
+@pytest.mark.parametrize("kind", ["python", "hops"])
+def test_backtraces_of_many_threads_are_those_of_gcore(tmp_path: Path, kind: str) -> None:
+    """CPython, and a program whose threads do as Go's; it is stopped, so that both see the same moment."""
+    program = Path(sys.executable).resolve() if kind == "python" else built("hops")
+    with begun([str(program), *(("-c", PYTHON) if kind == "python" else ("go", "16"))]) as target:
+        assert target.line()
+        os.kill(target.pid, signal.SIGSTOP)
+        os.waitpid(target.pid, os.WUNTRACED)
+        take(target.pid, tmp_path / "ours")
+        subprocess.run(["gcore", "-o", tmp_path / "peer", str(target.pid)], check=True, capture_output=True)
+        ours, peers = (stacks(program, core) for core in (tmp_path / "ours", tmp_path / f"peer.{target.pid}"))
+    assert len(ours) >= 9
+    assert ours == peers
+
+
+def stacks(program: Path, core: Path) -> dict[str, str]:
+    """The backtrace of each thread, by its id."""
+    text = gdb(program, core, "set print thread-events off", "thread apply all bt")
+    found = re.findall(r"^Thread \d+ \(.*LWP (\d+)\)+:\n+((?:.+\n)+)", text, re.MULTILINE)
+    return dict(found)
+
+
 @needs_gdb
 def test_gdb_needs_no_program_for_what_a_kernel_core_tells_too(tmp_path: Path) -> None:
     with running("deep", 2) as target:
@@ -85,6 +117,50 @@ def test_the_notes_are_a_kernels_in_kind_order_and_size(tmp_path: Path) -> None:
     places = [(found.start, found.size, found.in_file, found.flags) for found in ours.segments]
     theirs = [(found.start, found.size, found.in_file, found.flags) for found in kernels.segments]
     assert without(places, empty) == without(theirs, empty)
+
+
+STATUS = struct.Struct("=iiihxxQQiiii8q")
+
+
+def statuses(core: Path) -> dict[int, tuple[int, ...]]:
+    """What stands before the registers of each thread, by its id."""
+    found = (STATUS.unpack_from(content) for _, kind, content in Core(core).notes if kind == NT_PRSTATUS)
+    return {one[6]: one for one in found}
+
+
+def seconds(status: tuple[int, ...]) -> list[float]:
+    """The processor time of the thread and of children, in the program and in the kernel."""
+    return [status[at] + status[at + 1] / 1e6 for at in range(10, 18, 2)]
+
+
+def test_signals_that_wait_and_times_are_those_of_a_kernels_core(tmp_path: Path) -> None:
+    """One signal waits for each thread, others for any of them; a child has taken its time, too."""
+    program = (
+        "import os, signal, threading, time\n"
+        "def work(first):\n"
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGUSR2, first])\n"
+        "    signal.pthread_kill(threading.get_ident(), first)\n"
+        "    while time.thread_time() < 0.2: pass\n"
+        "def block(first): work(first); done.set(); time.sleep(1e6)\n"
+        "if not os.fork(): work(40); os._exit(0)\n"
+        "os.wait(); done = threading.Event()\n"
+        "threading.Thread(target=block, args=(signal.SIGUSR1,), daemon=True).start()\n"
+        "work(64); done.wait(); os.kill(os.getpid(), signal.SIGUSR2)\n"
+        "os.write(1, b'ready\\n'); time.sleep(1e6)\n"
+    )
+    with aborted([sys.executable, "-c", program], tmp_path) as pid:
+        take(pid, tmp_path / "ours", "--coredump-filter", "own")
+    (peer,) = (path for path in tmp_path.glob("core*"))
+    ours, kernels = statuses(tmp_path / "ours"), statuses(peer)
+    assert ours.keys() == kernels.keys()
+    assert sorted(one[4] for one in ours.values()) == [1 << 9, 1 << 63]
+    for tid, one in ours.items():
+        assert one[4:10] == kernels[tid][4:10]  # signals, and whose it is
+        assert seconds(one)[2:] == pytest.approx(seconds(kernels[tid])[2:], abs=0.02)
+        # There the kernel counts in ticks what it tells in /proc as it was measured.
+        assert sum(seconds(one)[:2]) == pytest.approx(sum(seconds(kernels[tid])[:2]), abs=0.15)
+        assert sum(seconds(one)[:2]) > 0.1
+        assert sum(seconds(one)[2:]) > 0.1
 
 
 def without(places: Sequence[tuple[int, ...]], empty: set[int]) -> list[tuple[int, ...]]:
@@ -261,3 +337,50 @@ def test_addresses_that_are_only_reserved_cost_nothing(tmp_path: Path) -> None:
         core = Core(tmp_path / "core")
         for offset in (5 << 40, (8 << 40) - 4096):
             assert core.read(start + offset, 4096) == bytes([7] * 10) + bytes(4086)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_mapping_beyond_the_end_of_its_file(tmp_path: Path, private: bool) -> None:
+    """A database has room to grow: what is in the file is in the core, and the rest takes no time."""
+    file, size, there = tmp_path / "data", 1 << 40, 1 << 20
+    file.write_bytes(bytes([7]) * (there - 100))
+    with begun([sys.executable, "-c", MAPPED.format(str(file), size, 2 - (not private), 0)]) as target:
+        start = int(target.line())
+        manifest = take(target.pid, tmp_path / "core")
+        assert manifest["unreadable"] == []
+        (empty,) = (one["ranges"] for one in manifest["skipped"] if one["reason"] == "empty")
+        assert [hex(start + there), size - there] in empty
+        content = Core(tmp_path / "core").read(start, there)
+        assert content == bytes([7]) * (there - 100) + bytes(100)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_large_file_of_holes_is_not_read_whole(tmp_path: Path, private: bool) -> None:
+    """What is in the file is in the core, and so is what was just written to the mapping."""
+    file, size, places = tmp_path / "data", 1 << 40, (3 << 30, 5 << 37)
+    with file.open("wb") as opened:
+        opened.truncate(size)
+        for place in places:
+            os.pwrite(opened.fileno(), b"x" * 5000, place)
+    written = 7 << 30
+    with begun([sys.executable, "-c", MAPPED.format(str(file), size, 2 - (not private), written)]) as target:
+        start = int(target.line())
+        manifest = take(target.pid, tmp_path / "core")
+        assert manifest["unreadable"] == []
+        assert manifest["stream"]["size"] < 1 << 30
+        core = Core(tmp_path / "core")
+        for place in places:
+            assert core.read(start + place, 8192) == b"x" * 5000 + bytes(3192)
+        assert core.read(start + written, 4096) == bytes([9]) * 10 + bytes(4086)
+
+
+MAPPED = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+file = os.open({!r}, os.O_RDWR)
+at = libc.mmap(None, ctypes.c_size_t({}), 3, {} | 0x4000, file, ctypes.c_long(0))
+assert at != 2**64 - 1
+if written := {}: ctypes.memset(at + written, 9, 10)
+print(at, flush=True); input()
+"""

@@ -206,4 +206,4 @@ def test_a_full_disk_costs_the_spare_room_once(
         assert (reason, content) == (None, memory.expected())
     else:
         assert reason is not None
-        assert f"{NO_ROOM} after" in reason
+        assert reason == f"{output.path}: {NO_ROOM}; what was written stands in {output.part}"

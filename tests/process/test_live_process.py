@@ -374,6 +374,36 @@ def killed_for_memory(lab: Lab) -> list[int]:
     return [int(pid) for pid in re.findall(r"Killed process (\d+)", log)]
 
 
+# A full disk.
+
+
+def test_a_disk_that_is_full_before_the_core_is_whole(lab: Lab) -> None:
+    """There is room for what the program uses, but not for all that its core has; one truth is told of it."""
+    target = lab.begin("fill=8")
+    lab.live.run(f"mkdir {ROOM}/full && mount -t tmpfs -o size=24m none {ROOM}/full")
+    lab.undo.append(f"umount {ROOM}/full")
+    out = f"{ROOM}/full/a.core"
+    said = lab.take(target.pid, out=out, status=1)
+    assert f"{out}: no room left on the disk; what was written stands in {out}.part\n" in said
+    assert said.count("no room") == 1
+    names = set(lab.live.run(f"ls {ROOM}/full").stdout.decode().split())
+    assert names == {"a.core.part", "a.core.json", "a.core.custody.jsonl"}
+    manifest = lab.manifest("full/a.core")
+    size = int(lab.live.run(f"stat -c %s {out}.part").stdout)
+    assert (manifest["complete"], manifest["stream"]["size"], manifest["written"]["size"]) == (
+        False,
+        size,
+        size,
+    )
+    assert f"{out}: no room left on the disk; what was written stands in" in manifest["stopped_by"]
+    missing = sum(length for _, length in manifest["not_taken"])
+    whole = sum(length for _, length in manifest["ranges"])
+    front = size - (whole - missing)
+    assert 0 < front < 1 << 20  # headers and notes
+    assert manifest["process"]["left_behind"] is None
+    target.is_unharmed()
+
+
 # Supervision.
 
 
@@ -383,6 +413,66 @@ def test_a_filter_that_kills_for_copies(lab: Lab, word: str) -> None:
     said = lab.take(target.pid)
     reason = "it has a seccomp filter, which may kill it for making a copy of itself"
     stood_because(lab, target, reason, said)
+
+
+# Frozen cgroups.
+
+
+def freeze(lab: Lab, name: str, is_frozen: bool) -> None:
+    path = f"{CGROUPS}/{name}"
+    lab.live.run(
+        f"echo {int(is_frozen)} > {path}/cgroup.freeze;"
+        f" until grep -q 'frozen {int(is_frozen)}' {path}/cgroup.events; do sleep 0.05; done"
+    )
+
+
+@pytest.mark.parametrize("foreseen", [True, False])
+@pytest.mark.parametrize("inner", ["", "/inner"])
+def test_what_is_frozen_is_taken_and_stays_frozen(lab: Lab, foreseen: bool, inner: str) -> None:
+    """A paused container: its own cgroup is frozen, or one around it."""
+    cgroup = lab.cgroup("paused")
+    target = lab.begin("plain", cgroup=lab.cgroup(cgroup + inner))
+    freeze(lab, cgroup, True)
+    how = f"timeout 60 {'{command}' if foreseen else HIDDEN_CGROUPS}"
+    said = lab.take(target.pid, how=how)
+    assert not target.look()["counts"]
+    freeze(lab, cgroup, False)
+    reason = "it is stopped already: its cgroup is frozen" if foreseen else "its cgroup was frozen meanwhile"
+    stood_because(lab, target, reason, said, foreseen=foreseen)
+
+
+def test_what_is_frozen_while_it_is_read(lab: Lab) -> None:
+    """Its copy ends, and memdump too; nobody can have a frozen process wait for a copy, and that is said."""
+    cgroup = lab.cgroup("paused")
+    target = lab.begin("plain", cgroup=cgroup)
+    path = f"{CGROUPS}/{cgroup}"
+    said = lab.take(
+        target.pid,
+        how=f"set -o pipefail; timeout 60 {{command}}"
+        f" | (head -c 1; echo 1 > {path}/cgroup.freeze; cat) > {ROOM}/a.core",
+        out="-",
+    )
+    assert "remains as a zombie until it ends: its cgroup is frozen" in said
+    freeze(lab, cgroup, False)
+    target.is_unharmed(children=1)
+    target.has_its_pattern_in("a.core")
+
+
+def test_what_the_first_version_of_cgroups_has_frozen_is_refused(lab: Lab) -> None:
+    path = f"{CGROUPS}/{lab.cgroup('freezer')}"
+    lab.live.run(f"mount -t cgroup -o freezer none {path} && mkdir {path}/paused")
+    lab.undo.append(f"umount {path}")
+    target = lab.begin("plain", cgroup="freezer/paused")
+    lab.undo.append(f"echo THAWED > {path}/paused/freezer.state; sleep 0.1")
+    lab.live.run(
+        f"echo FROZEN > {path}/paused/freezer.state;"
+        f" until grep -q FROZEN {path}/paused/freezer.state; do sleep 0.05; done"
+    )
+    said = lab.take(target.pid, how="timeout 60 {command}", status=1)
+    assert f"process {target.pid} is frozen by its cgroup and cannot stop: thaw that first\n" in said
+    assert not cores_of(lab, ".core")
+    lab.live.run(f"echo THAWED > {path}/paused/freezer.state")
+    target.is_unharmed()
 
 
 TRACE = """

@@ -142,11 +142,11 @@ def form(core: Path) -> str:
 
 @pytest.mark.parametrize(
     ("number", "first", "again"),
-    [(256, 3, True), (117, 1, True), (102, 10, True), (102, 3, False), (162, 0, False)],
-    ids=["epoll_wait", "semop", "recv", "connect", "nanosleep"],
+    [(256, 3, True), (117, 1, True), (102, 10, True), (102, 3, True), (313, 0, True), (162, 0, False)],
+    ids=["epoll_wait", "semop", "recv", "connect", "splice", "nanosleep"],
 )
 def test_which_calls_are_made_again(number: int, first: int, again: bool) -> None:
-    """connect goes on by itself, and must not be begun anew; nanosleep never gives EINTR for a tracer."""
+    """connect goes on by itself, and is waited for again; nanosleep never gives EINTR for a tracer."""
     words = [0] * 17
     words[0], words[6], words[11] = first, -4, number
     corrected = X86_64.uninterrupted(I386.pack(words))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import random
 import signal
@@ -14,10 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from memdump.process.guardian import Guardian
+from memdump.errors import MemdumpError
+from memdump.process import inject
+from memdump.process.architecture import this
+from memdump.process.capture import Capture, Wanted
+from memdump.process.guardian import Found, Guardian
 from memdump.process.selection import Choice
 from memdump.process.take import core, write
-from memdump.process.target import survey
+from memdump.process.target import Target, survey
 from tests.process.targets import Running, begun, needs_gcc, running
 
 pytestmark = needs_gcc
@@ -35,6 +40,11 @@ CALLS = [
     "accept",
     "accept_timeout",
     "recv_timeout",
+    "connect_timeout",
+    "connect_here_timeout",
+    "sendfile_timeout",
+    "splice_timeout",
+    "splice_out_timeout",
     "semop",
     "sigtimedwait",
     "wait4",
@@ -64,12 +74,78 @@ def test_a_blocked_call_stays_blocked(tmp_path: Path, call: str, mode: str) -> N
         assert (target.children(), target.status("SigBlk"), target.status("TracerPid")) == before
 
 
-def test_a_sleep_ends_when_it_would_have(tmp_path: Path) -> None:
-    start = time.monotonic()
-    with begun(["sleep", "3"]) as target:
-        assert take(target.pid, tmp_path / "a.core").returncode == 0
-        assert target.process.wait() == 0
-        assert time.monotonic() - start >= 3
+@pytest.mark.parametrize("call", ["wait_all", "thread_waits_for_all", "thread_asks_for_all"])
+def test_nobody_can_wait_for_the_copy(tmp_path: Path, call: str) -> None:
+    """Even those do not find it who wait for clones of any kind: it is reaped while they stand."""
+    with running("blocked", call) as target:
+        time.sleep(0.1)
+        children = target.children()
+        for number in range(8):
+            out = tmp_path / f"{number}.core"
+            done = take(target.pid, out, "--mode", "fork", "--skip", "file")
+            assert done.returncode == 0, done.stderr
+            process = json.loads(Path(f"{out}.json").read_text())["process"]
+            assert (process["mode"], process["left_behind"]) == ("fork", None)
+            assert target.process.poll() is None, target.line()
+            assert target.children() == children
+
+
+WAITS = {
+    "nanosleep": "time.sleep(3)",
+    "poll": "poll = select.poll(); poll.register(ends[0]); poll.poll(3000)",
+    "select": "select.select([ends[0]], [], [], 3)",
+    "futex": "lock.acquire(timeout=3)",
+    "ppoll": "libc.ppoll(None, 0, struct.pack('qq', 3, 0), None)",
+}
+BEGUN_ANEW = {
+    "epoll_wait": "select.epoll().poll(3)",
+    "sigtimedwait": "signal.sigtimedwait([signal.SIGUSR1], 3)",
+}
+
+
+def waited(tmp_path: Path, wait: str) -> float:
+    """The seconds that a wait of three takes, in a program that is taken meanwhile."""
+    program = (
+        "import ctypes, os, select, signal, struct, threading, time\n"
+        "libc, ends, lock = ctypes.CDLL(None), os.pipe(), threading.Lock(); lock.acquire()\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
+        f"os.write(1, b'ready\\n'); start = time.monotonic()\n{wait}\nprint(time.monotonic() - start)\n"
+    )
+    with begun([sys.executable, "-c", program]) as target:
+        assert target.line() == "ready"
+        time.sleep(1)
+        assert take(target.pid, tmp_path / "a.core", "--mode", "fork").returncode == 0
+        return float(target.line())
+
+
+@pytest.mark.parametrize("call", WAITS)
+def test_a_wait_ends_when_it_would_have(tmp_path: Path, call: str) -> None:
+    """Were it begun anew, it would take a second longer at least."""
+    assert 3 <= waited(tmp_path, WAITS[call]) < 3.8
+
+
+@pytest.mark.parametrize("call", BEGUN_ANEW)
+def test_a_wait_that_begins_anew_is_no_shorter(tmp_path: Path, call: str) -> None:
+    assert waited(tmp_path, BEGUN_ANEW[call]) >= 3
+
+
+def test_a_wait_begins_anew_once_where_another_thread_can_be_borrowed(tmp_path: Path) -> None:
+    """The copy is read for a second, and then taken away by the thread that waits for no time."""
+    others = "threading.Thread(target=os.read, args=(ends[0], 1), daemon=True).start(); "
+    program = (
+        "import os, select, threading, time\n"
+        "ends, epoll = os.pipe(), select.epoll()\n"
+        f"{others}os.write(1, b'ready\\n'); start = time.monotonic()\n"
+        "epoll.poll(3); print(time.monotonic() - start)\n"
+    )
+    with begun([sys.executable, "-c", program]) as target:
+        assert target.line() == "ready"
+        found = survey(target.pid, "fork")
+        with Guardian([found.wanted(Choice())]) as guardian:
+            guardian.hold()
+            time.sleep(2)
+            guardian.release(target.pid)
+        assert 3 <= float(target.line()) < 4
 
 
 def test_a_handler_that_waits_interrupts_as_it_would_have(tmp_path: Path) -> None:
@@ -98,6 +174,63 @@ def test_a_stopped_process_stays_stopped(tmp_path: Path, mode: str) -> None:
         assert target.state == "T"
         os.kill(target.pid, signal.SIGCONT)
         assert "childless" in target.ask()
+
+
+class _Slow:
+    """Looks for others, and does not come back soon."""
+
+    def find(self, *, everywhere: bool) -> Found:
+        """Find none."""
+        time.sleep(2)
+        return Found([], True)
+
+    def look(self, pid: int, *, stands: bool) -> tuple[Target, Wanted]:
+        """Not asked for."""
+        raise NotImplementedError
+
+
+def test_whoever_waits_for_the_guardian_can_be_interrupted() -> None:
+    with running("counting", 2) as target:
+        start = time.monotonic()
+        wanted = survey(target.pid, "fork").wanted(Choice())
+        with Guardian([wanted], _Slow(), lambda: "SIGINT") as guardian:
+            with pytest.raises(MemdumpError, match="stopped by SIGINT before anything was taken"):
+                guardian.hold()
+            assert time.monotonic() - start < 1.5
+        survives(target)
+
+
+@pytest.mark.parametrize("mode", ["fork", "freeze"])
+def test_stops_that_come_meanwhile_are_neither_lost_nor_made_up(tmp_path: Path, mode: str) -> None:
+    """SIGSTOP and SIGCONT at any moment of the stops, and while the copy is read: the last one holds."""
+    chance = random.Random(mode)
+    with running("counting", 4) as target:
+        for number in range(12):
+            out = tmp_path / f"{number}.core"
+            words = memdump(target.pid, out, "--mode", mode)
+            dump = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            while dump.poll() is None:
+                os.kill(target.pid, signal.SIGSTOP)
+                time.sleep(chance.random() * 0.002)
+                os.kill(target.pid, signal.SIGCONT)
+                time.sleep(chance.random() * 0.002)
+            assert dump.stderr
+            with dump.stderr:
+                assert dump.returncode == 0, dump.stderr.read()
+            assert json.loads(Path(f"{out}.json").read_text())["process"]["left_behind"] is None
+            out.unlink()
+            survives(target)
+        for _ in range(6):
+            taker = _taker(target.pid, mode)
+            _until_it_begins(target, chance)
+            os.kill(target.pid, signal.SIGSTOP)
+            os.waitpid(taker, 0)
+            deadline = time.monotonic() + 10
+            while target.state != "T" or target.status("TracerPid") != "0":
+                assert time.monotonic() < deadline, (target.state, "it does not stay stopped")
+                time.sleep(0.01)
+            os.kill(target.pid, signal.SIGCONT)
+            survives(target)
 
 
 def test_signals_that_come_meanwhile_arrive(tmp_path: Path) -> None:
@@ -261,3 +394,52 @@ def test_a_process_whose_main_thread_has_ended(tmp_path: Path, mode: str) -> Non
         target.process.stdin.write("?\n")
         target.process.stdin.flush()
         assert target.line() == "here"
+
+
+@pytest.mark.parametrize("how", ["vfork", "clone"])
+def test_a_parent_that_waits_in_vfork_is_told_from_one_that_waits_for_a_device(
+    tmp_path: Path, how: str
+) -> None:
+    with running("begetting", how) as target:
+        while target.state != "D":
+            time.sleep(0.01)
+        done = take(target.pid, tmp_path / "a.core")
+        assert done.returncode == 1
+        assert "waits until the child that it has made (vfork) executes a program or ends" in done.stderr
+        assert "device" not in done.stderr
+        assert not list(tmp_path.iterdir())
+        assert (target.state, target.status("TracerPid")) == ("D", "0")
+        os.kill(int(target.children()), signal.SIGKILL)
+        assert target.line() == "goes on"
+
+
+def test_the_copy_ends_with_a_process_that_ends_while_it_is_made() -> None:
+    with running("counting", 2) as target:
+        taker = os.fork()
+        if not taker:
+            _clone_and_kill(target.pid)
+        assert os.waitstatus_to_exitcode(os.waitpid(taker, 0)[1]) == 0
+
+
+def _clone_and_kill(pid: int) -> None:
+    """Have a process make a copy and end before it comes back; whether the copy is no more is the status."""
+    copies, adopt = [], inject.adopt
+
+    def adopt_and_kill(child: int) -> int:
+        copies.append(adopt(child))
+        os.kill(pid, signal.SIGKILL)
+        return child
+
+    inject.adopt = adopt_and_kill
+    try:
+        capture = Capture(Wanted(pid, "fork"), this())
+        capture.prepare()
+        capture.attach()
+        capture.stop()
+        capture.settle(1)
+        capture.take(mmap.mmap(-1, 1 << 20), 0)
+        with contextlib.suppress(ProcessLookupError):
+            capture.copy()
+        os._exit(0 if copies and _is_zombie(copies[0]) else 1)
+    finally:
+        os._exit(2)

@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     jobs = plan(targets)
     _process.announce(jobs, sealing)
     wanted = [one.target.wanted(one.choice) for one in jobs]
-    with Guardian(wanted, together) as guardian, Interrupt() as interrupt:
+    with Interrupt() as interrupt, Guardian(wanted, together, lambda: interrupt.received) as guardian:
         held = guardian.hold()
         if held.joined:
             _process.check_place(args, out, len(held.captured))

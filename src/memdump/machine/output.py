@@ -78,7 +78,7 @@ class Output:
 
         A full disk first costs the spare room.
         """
-        size = self.write_at(data, self.position)
+        size = self._put(data, self.position, in_order=True)
         self.position += size
         return size
 
@@ -87,6 +87,9 @@ class Output:
 
         `position` stays as it is; `end_at` says at last where the file ends.
         """
+        return self._put(data, at, in_order=False)
+
+    def _put(self, data: Union[bytes, bytearray, memoryview], at: int, in_order: bool) -> int:
         view = memoryview(data).cast("B")
         size = len(view)
         direct = self._direct if self._direct and self._direct.is_quicker(size, at) else None
@@ -99,7 +102,7 @@ class Output:
                 if direct and error.errno == errno.EINVAL:  # not aligned
                     direct = None
                 elif not (_is_full(error) and self._give_room(trouble)):
-                    raise self._failed(error, at) from None
+                    raise self._failed(error, at if in_order else None) from None
             else:
                 view, at = view[count:], at + count
         if self._direct:
@@ -138,7 +141,7 @@ class Output:
                     view, at = view[count:], at + count
             os.fdatasync(self._fd)
         except OSError as error:
-            raise self._failed(error) from None
+            raise self._failed(error, self.position) from None
 
     def skip(self, size: int) -> None:
         """Leave ``size`` bytes out: they read as zeros and take no room on the disk."""
@@ -149,7 +152,7 @@ class Output:
         try:
             os.ftruncate(self._fd, size)
         except OSError as error:
-            raise self._failed(error) from None
+            raise self._failed(error, self.position) from None
         self.position = size
 
     def settle(self) -> None:
@@ -161,7 +164,7 @@ class Output:
         try:
             os.fdatasync(self._fd)
         except OSError as error:
-            raise self._failed(error) from None
+            raise self._failed(error, self.position) from None
         with contextlib.suppress(OSError):  # an advice, which not every file system takes
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -182,7 +185,7 @@ class Output:
             if self._durable:
                 os.fsync(self._fd)
         except OSError as error:
-            raise self._failed(error) from None
+            raise self._failed(error, self.position) from None
         self.close()
 
     def give_name(self) -> None:
@@ -204,7 +207,7 @@ class Output:
         try:
             Path(self.part).rename(self.path)
         except OSError as error:
-            raise self._failed(error) from None
+            raise self._failed(error, self.position) from None
 
     def close(self) -> None:
         """Let go of the file, under the name that it has."""
@@ -215,14 +218,16 @@ class Output:
             self._direct.close()
             self._direct = None
 
-    def _failed(self, error: OSError, at: Optional[int] = None) -> MemdumpError:
+    def _failed(self, error: OSError, after: Optional[int]) -> MemdumpError:
+        """Say what went wrong ``after`` so many bytes; None where others may stand before and behind them."""
         kind, what = MemdumpError, error.strerror or "the disk failed"
         if _is_full(error):
             kind, what = NoRoom, NO_ROOM
         elif error.errno == errno.EFBIG:
             what = "the file system or a limit here does not take a file of this size"
         fate = f"what was written stands in {self.part}" if self.keep_partial else "nothing was kept"
-        return kind(f"{self.path}: {what} after {self.position if at is None else at} bytes; {fate}")
+        place = "" if after is None else f" after {after} bytes"
+        return kind(f"{self.path}: {what}{place}; {fate}")
 
     def __enter__(self) -> "Output":
         return self

@@ -20,17 +20,22 @@ _ERESTARTSYS, _ERESTARTNOHAND = 512, 514
 """Of the kernel alone (``include/linux/errno.h``): call again, but make EINTR of it for a handler; of the
 first one only where the handler does not ask for the contrary (``SA_RESTART``)."""
 _INTERRUPTED_FOR_GOOD = "epoll_wait epoll_pwait epoll_pwait2 semop semtimedop rt_sigtimedwait io_getevents"
-_OF_SOCKETS = "read write readv writev accept accept4 recvfrom recvmsg recvmmsg sendto sendmsg sendmmsg"
-_OF_32_BITS = "ipc socketcall semtimedop_time64 rt_sigtimedwait_time64 recvmmsg_time64 io_pgetevents_time64"
+_OF_SOCKETS = (
+    "read write readv writev accept accept4 connect recvfrom recvmsg recvmmsg sendto sendmsg sendmmsg"
+    " sendfile splice"
+)
+_OF_32_BITS = (
+    "ipc socketcall sendfile64 semtimedop_time64 rt_sigtimedwait_time64 recvmmsg_time64 io_pgetevents_time64"
+)
 _RESTARTABLE = f"{_INTERRUPTED_FOR_GOOD} io_pgetevents io_uring_enter {_OF_SOCKETS} {_OF_32_BITS}".split()
 """System calls that give EINTR when a tracer stops them, not only for a handler's sake (``signal(7)``).
 
-Sockets do so only where they have a timeout.  None has had any effect when it gives EINTR.
+Sockets do so only where they have a timeout; else the kernel itself calls again.  None has had any effect
+when it gives EINTR but ``connect``, which goes on connecting, and called again waits for that
+(``net/ipv4/af_inet.c``).
 """
 _UNTIL_A_HANDLER = ("pselect6", "ppoll", "nanosleep", "clock_nanosleep", "restart_syscall", "rt_sigsuspend")
 """System calls that any handler ends, whatever it asks for (``signal(7)``)."""
-_CONNECT = 3
-"""The one among the calls of ``socketcall`` that has: it goes on connecting."""
 
 
 class Architecture(NamedTuple):
@@ -93,6 +98,11 @@ class Architecture(NamedTuple):
         known = self.of(registers)
         return known.original is not None and known._signed(known.unpack(registers)[known.original]) >= 0
 
+    @property
+    def begin_anew(self) -> frozenset[int]:
+        """The numbers of the system calls that wait for all of their time again when they are made again."""
+        return frozenset(self.numbers[name] for name in _INTERRUPTED_FOR_GOOD.split() if name in self.numbers)
+
     def calling(self, registers: bytes, at: int, name: str, arguments: Sequence[int]) -> bytes:
         """Give the registers with which a thread makes a system call by the instruction at ``at``."""
         words = self.unpack(registers)
@@ -134,8 +144,6 @@ class Architecture(NamedTuple):
             return None
         number = words[known.original]
         if number not in restartable(known):
-            return None
-        if number == known.numbers.get("socketcall") and words[known.arguments[0]] == _CONNECT:
             return None
         words[known.result] = -_ERESTARTNOHAND
         return known.pack(words)
@@ -182,10 +190,11 @@ I386 = Architecture(
     arguments=(0, 1, 2, 3, 4, 5),
     original=11,
     numbers=_numbers(
-        "read 3 write 4 socketcall 102 ipc 117 readv 145 writev 146 rt_sigtimedwait 177 io_getevents 247"
-        " epoll_wait 256 epoll_pwait 319 recvmmsg 337 sendmmsg 345 accept4 364 sendto 369 sendmsg 370"
-        " recvfrom 371 recvmsg 372 io_pgetevents 385 io_pgetevents_time64 416 recvmmsg_time64 417"
-        " semtimedop_time64 420 rt_sigtimedwait_time64 421 io_uring_enter 426 epoll_pwait2 441"
+        "read 3 write 4 socketcall 102 ipc 117 readv 145 writev 146 rt_sigtimedwait 177 sendfile 187"
+        " sendfile64 239 io_getevents 247 epoll_wait 256 splice 313 epoll_pwait 319 recvmmsg 337"
+        " sendmmsg 345 connect 362 accept4 364 sendto 369 sendmsg 370 recvfrom 371 recvmsg 372"
+        " io_pgetevents 385 io_pgetevents_time64 416 recvmmsg_time64 417 semtimedop_time64 420"
+        " rt_sigtimedwait_time64 421 io_uring_enter 426 epoll_pwait2 441"
     ),
     more=((NT_FPREGSET, "CORE"), (0x46E62B7F, "LINUX"), (0x202, "LINUX")),  # NT_PRXFPREG, NT_X86_XSTATE
     bits=32,
@@ -203,10 +212,10 @@ X86_64 = Architecture(
     arguments=(14, 13, 12, 7, 9, 8),
     original=15,
     numbers=_numbers(
-        "read 0 write 1 readv 19 writev 20 accept 43 sendto 44 recvfrom 45 sendmsg 46 recvmsg 47 clone 56"
-        " wait4 61 semop 65 rt_sigtimedwait 128 io_getevents 208 semtimedop 220 epoll_wait 232"
-        " epoll_pwait 281 accept4 288 recvmmsg 299 sendmmsg 307 io_pgetevents 333 io_uring_enter 426"
-        " close_range 436 epoll_pwait2 441"
+        "read 0 write 1 readv 19 writev 20 sendfile 40 connect 42 accept 43 sendto 44 recvfrom 45"
+        " sendmsg 46 recvmsg 47 clone 56 vfork 58 wait4 61 semop 65 rt_sigtimedwait 128 io_getevents 208"
+        " semtimedop 220 epoll_wait 232 splice 275 epoll_pwait 281 accept4 288 recvmmsg 299 sendmmsg 307"
+        " io_pgetevents 333 io_uring_enter 426 close_range 436 epoll_pwait2 441"
     ),
     more=((NT_FPREGSET, "CORE"), (0x202, "LINUX")),  # NT_X86_XSTATE
     narrow=I386,

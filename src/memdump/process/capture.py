@@ -11,12 +11,13 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.errors import MemdumpError
-from memdump.process import inject, maps, proc, ptrace, rescue
+from memdump.process import inject, maps, proc, ptrace, rescue, safety
+from memdump.process.architecture import restartable
 from memdump.process.threads import Busy, Threads
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from memdump.process.architecture import Architecture
     from memdump.process.threads import Standing
@@ -26,8 +27,14 @@ _CLONE_FS, _CLONE_FILES, _CLONE_PARENT_SETTID = 0x200, 0x400, 0x100000
 """A copy of its own would hold files and sockets open that the process closes."""
 _CLOSE_RANGE_UNSHARE = 2
 _WNOHANG, _WALL = 1, 0x40000000
+_WAITING = {"x86_64": (61, 247), "aarch64": (260, 95)}
+"""The numbers of ``wait4`` and ``waitid``."""
+_PATIENCE, _LOOK = 1.0, 0.005
+"""Seconds after which it is asked whether a copy that does not end is frozen; between looks at it."""
 _CANDIDATES, _LOOKED_AT = 8, 64
 """Threads of which one is chosen to be borrowed, and of which is asked before what they wait in, at most."""
+_TRIES, _ERESTARTNOINTR = 5, 513
+"""To make a copy; what the kernel, within itself, says of a call that is to begin again."""
 _RSEQ_CS = 8
 """Where in a thread's area the sequence stands that it executes."""
 
@@ -54,6 +61,11 @@ class Thread(NamedTuple):
     """What had stopped it; 0 where it was running."""
     blocked: int
     """Signals, as bits."""
+    pending: int = 0
+    """Signals that wait for it alone, as bits."""
+    utime: int = 0
+    """In ticks, a moment later; of the main thread, those of the whole process."""
+    stime: int = 0
 
 
 class Early(NamedTuple):
@@ -187,7 +199,8 @@ class Capture:
         for kind, owner in self._architecture.of(found.registers).more:
             with contextlib.suppress(OSError):  # a set that this processor has not
                 more.append((kind, owner, ptrace.registers(tid, kind)))
-        return Thread(tid, found.registers, tuple(more), found.signal, ptrace.blocked(tid))
+        blocked, pending = ptrace.blocked(tid), ptrace.pending(tid)
+        return Thread(tid, found.registers, tuple(more), found.signal, blocked, pending)
 
     def copy(self) -> None:
         """In ``fork`` mode have the process make its copy; where it cannot, the mode becomes ``freeze``."""
@@ -208,15 +221,24 @@ class Capture:
             arguments = [arguments[0] | _CLONE_PARENT_SETTID, frames.child, frames.pid]
             stack = frames.waiting
         try:
-            returned = inject.call(
-                tid, self._architecture, self._instructions.call, "clone", arguments, stack
-            )
+            returned = self._clone(tid, self._instructions.call, arguments, stack)
+        except TimeoutError:
+            self._freeze("its cgroup was frozen meanwhile")
+            return
         finally:
             if self._rescue:
                 self._rescue.remove()
         self._child = returned.child
         if returned.child is None:
             self._freeze(_why_no_copy(-returned.result))
+
+    def _clone(self, tid: int, at: int, arguments: list[int], stack: int | None) -> inject.Returned:
+        """Have a thread make the copy; a stop or a freezing that comes just then has it begin again."""
+        for _ in range(_TRIES):
+            returned = inject.call(tid, self._architecture, at, "clone", arguments, stack)
+            if returned.result != -_ERESTARTNOINTR:
+                break
+        return returned
 
     def _rescued(self, tid: int, found: Standing, instructions: inject.Instructions) -> rescue.Rescue | None:
         """Prepare a thread that stands for the case that memdump is killed, where that is possible."""
@@ -280,14 +302,23 @@ class Capture:
     def captured(self) -> Captured:
         """Tell what was taken."""
         assert self._taken is not None
+        taken = self._taken._replace(threads=tuple(map(self._with_times, self._taken.threads)))
         return Captured(
             pid=self._wanted.pid,
             mode=self._mode,
             reason=self._reason,
             child=self._child,
             pause=sum(self.pauses) or time.monotonic_ns() - self._since,
-            **self._taken._asdict(),
+            **taken._asdict(),
         )
+
+    def _with_times(self, thread: Thread) -> Thread:
+        """Add the processor time, not asked for in the stop: it takes as long as all the rest."""
+        if thread.tid == self.pid:
+            stat = self._taken.stat if self._taken else None
+        else:
+            stat = proc.thread_stat(self.pid, thread.tid)
+        return thread._replace(utime=stat.utime, stime=stat.stime) if stat else thread
 
     # After the stop.
 
@@ -324,21 +355,26 @@ class Capture:
         child, self._child = self._child, None
         if child is None:
             return None
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        while not (ptrace.wait(child) or ptrace.Stop(ended=True)).ended:
-            pass
+        remains = f"its copy {child} remains as a zombie until it ends"
         try:
-            return self._reap(child)
+            if not _kill(child):
+                return f"its copy {child} ends, and remains as a zombie, when its cgroup is thawed"
+            try:
+                why = self._reap(child)
+            finally:
+                inject.end(child)
+            return f"{remains}: {why}" if why else None
         except (OSError, MemdumpError) as error:
-            return f"its copy {child} remains as a zombie until it ends ({error})"
+            return f"{remains} ({error})"
 
     def _reap(self, child: int) -> str | None:
         """Have the process wait for its copy, which has ended: the kernel keeps it until then."""
         if not _is_child(child, self._wanted.pid):
             return None  # the process has ended, and whoever has inherited the copy reaps it
+        if safety.is_frozen(self._wanted.pid):
+            return "its cgroup is frozen"
         filtered = False
-        for tid in proc.threads(self._wanted.pid):
+        for tid in sorted(proc.threads(self._wanted.pid), key=self._time_lost):
             try:
                 found = proc.status(tid)
             except OSError:
@@ -348,46 +384,69 @@ class Capture:
             if found.number("Seccomp"):
                 filtered = True
                 continue
-            threads = Threads(self._wanted.pid, self._architecture)
             self._waited_in[tid] = rescue.waits_in(tid)
-            threads.seize(tid)
-            since = time.monotonic_ns()
-            threads.interrupt()
-            try:
-                threads.settle_these()
-                if self._wait_in(threads, child):
-                    return None
-            except Busy:
-                continue  # another thread does as well
-            finally:
-                threads.release()
-                self.pauses.append(time.monotonic_ns() - since)
-        why = "it has a seccomp filter now" if filtered else "no thread could be stopped"
-        return f"its copy {child} remains as a zombie until it ends: {why}"
+            if self._reap_by(tid, child, self._may_wait) or self._reap_by(tid, child):
+                return None
+        return "it has a seccomp filter now" if filtered else "no thread could be stopped"
 
-    def _wait_in(self, threads: Threads, child: int) -> bool:
-        for tid, found in threads.standing.items():
-            if not self._is_native(found):
-                continue
-            if not self._is_in_call(tid, found) and _in_sequence(tid):
-                continue
-            self._mappings = maps.parse(proc.read(tid, "maps"))
-            with _memory(tid) as memory:
-                self._check_instructions(memory)
-            if self._instructions is None:
-                continue
-            arguments = (_in_its_namespace(child), 0, _WNOHANG | _WALL)
-            rescued = self._rescued(tid, found, self._instructions)
-            stack = rescued.frames.stack if rescued else None
-            try:
-                returned = inject.call(
-                    tid, self._architecture, self._instructions.call, "wait4", arguments, stack
-                )
-            finally:
-                if rescued:
-                    rescued.remove()
-            return returned.result != 0
-        return False
+    def _time_lost(self, tid: int) -> int:
+        """Tell whether the call that a thread waits in begins anew for a stop: never, perhaps, always."""
+        number = _call_of(tid)
+        if number in self._architecture.begin_anew:
+            return 2
+        return int(number in restartable(self._architecture) or number in rescue.TIMED)
+
+    def _may_wait(self, tid: int) -> bool:
+        """Whether a thread may find the copy that has ended before it is taken away.
+
+        One that sleeps in another call would have to wake and to wait in the microseconds that this takes.
+        """
+        number = _call_of(tid)
+        return number is None or number in _WAITING[self._architecture.name]
+
+    def _reap_by(self, tid: int, child: int, others: Callable[[int], bool] | None = None) -> bool:
+        """Have one thread wait, while those stand too that ``others`` tells; whether it did."""
+        threads = Threads(
+            self._wanted.pid, self._architecture, wants=lambda one: one == tid or bool(others and others(one))
+        )
+        threads.seize()
+        since = time.monotonic_ns()
+        threads.interrupt()
+        try:
+            threads.settle()
+            found = threads.standing.get(tid)
+            if found is None or not self._can_wait(tid, found):
+                return False
+            inject.end(child)  # only now its parent can see it
+            return self._wait_in(tid, found, child)
+        except Busy:
+            return False
+        finally:
+            threads.release()
+            self.pauses.append(time.monotonic_ns() - since)
+
+    def _can_wait(self, tid: int, found: Standing) -> bool:
+        if not self._is_native(found):
+            return False
+        return self._is_in_call(tid, found) or not _in_sequence(tid)
+
+    def _wait_in(self, tid: int, found: Standing, child: int) -> bool:
+        self._mappings = maps.parse(proc.read(tid, "maps"))
+        with _memory(tid) as memory:
+            self._check_instructions(memory)
+        if self._instructions is None:
+            return False
+        arguments = (_in_its_namespace(child), 0, _WNOHANG | _WALL)
+        rescued = self._rescued(tid, found, self._instructions)
+        stack = rescued.frames.stack if rescued else None
+        try:
+            returned = inject.call(
+                tid, self._architecture, self._instructions.call, "wait4", arguments, stack
+            )
+        finally:
+            if rescued:
+                rescued.remove()
+        return returned.result != 0
 
 
 @contextlib.contextmanager
@@ -446,6 +505,8 @@ def _why_no_copy(number: int) -> str:
         return "it may not have another process (RLIMIT_NPROC or the pids limit of its cgroup)"
     if number == errno.ENOMEM:
         return "the system does not commit its memory twice"
+    if number == _ERESTARTNOINTR:
+        return "signals came whenever it was to be copied"
     return f"it could not be copied: {os.strerror(number)}"
 
 
@@ -460,3 +521,25 @@ def _in_its_namespace(pid: int) -> int:
     """Give a process's id as its parent knows it, which may live in a namespace of its own."""
     words = proc.status(pid).fields.get("NSpid", str(pid)).split()
     return int(words[-1])
+
+
+def _kill(child: int) -> bool:
+    """End a copy so that nobody but its tracer knows yet; False where it ends only when it is thawed.
+
+    What it had takes its time to be freed, and meanwhile the process runs.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    start = time.monotonic()
+    with contextlib.suppress(ChildProcessError):
+        while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG | _WALL):
+            signal.sigtimedwait([signal.SIGCHLD], _LOOK)
+            if time.monotonic() - start > _PATIENCE and safety.is_frozen(child):
+                return False
+    return True
+
+
+def _call_of(tid: int) -> int | None:
+    """Give the number of the system call that a thread waits in; None where it waits in none."""
+    words = proc.read_or_nothing(tid, "syscall").split()
+    return int(words[0]) if words and words[0] != b"running" else None

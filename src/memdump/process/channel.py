@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import select
 import socket
 import struct
 from typing import Any
@@ -19,6 +20,10 @@ class Channel:
     def fileno(self) -> int:
         """Give the descriptor, to wait for."""
         return self._end.fileno()
+
+    def waits(self, seconds: float) -> bool:
+        """Wait so long at most; whether there is something to receive, be it the end."""
+        return bool(select.select([self._end], [], [], seconds)[0])
 
     def send(self, value: object) -> None:
         """Send an object; raises ``OSError`` where nobody is there any more."""

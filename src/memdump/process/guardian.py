@@ -33,6 +33,8 @@ _TRIES, _BETWEEN, _PATIENCE = 10, 0.005, 0.02
 """To stop several processes, should one not stop because of another; seconds between, and for each try."""
 _ROUNDS = 16
 """Of looking for processes that were begun before those stood that begin them."""
+_BETWEEN_LOOKS, _FAREWELL = 0.1, 10.0
+"""Seconds after which it is asked whether memdump is to end; for which it waits for the guardian's end."""
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGPIPE)
 _NULL = "/dev/null"
 
@@ -83,21 +85,37 @@ class Others(Protocol):
 class Guardian:
     """The guardian of some processes; use it in a ``with`` block, which ends it."""
 
-    def __init__(self, wanted: Sequence[Wanted], others: Others | None = None) -> None:
-        """Start it; it waits for `hold`, and then looks for others."""
+    def __init__(
+        self,
+        wanted: Sequence[Wanted],
+        others: Others | None = None,
+        interrupted: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """Start it; it waits for `hold`, and then looks for others.
+
+        ``interrupted`` gives what has come to end memdump, if anything.
+        """
         self._early = mmap.mmap(-1, EARLY)  # shared with the guardian, untouched until it is used
         self._known = architecture.this()
         ours, its = channel.pair()
         self._channel = ours
         self._ended: dict[int, Ended] = {}
+        self._interrupted = interrupted
         self._pid = os.fork()
         if not self._pid:
             _guard(its, _Set(wanted, others, self._known), self._early)
         its.close()
 
     def hold(self) -> Held:
-        """Take all processes at one instant; raises what kept the guardian from it, or `Gone`."""
+        """Take all processes at one instant; raises what kept the guardian from it, or `Gone`.
+
+        That may take long where a process is frozen meanwhile, so it can be interrupted.
+        """
         self._channel.send(None)
+        while not self._channel.waits(_BETWEEN_LOOKS):
+            reason = self._interrupted()
+            if reason:
+                raise MemdumpError(f"stopped by {reason} before anything was taken; nothing was written")
         found: Held = self._answer()
         return found
 
@@ -128,8 +146,11 @@ class Guardian:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._channel.close()
+        # What it has still to do cannot be hurried, and it needs nobody for that.
+        end = time.monotonic() + _FAREWELL
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
+            while os.waitpid(self._pid, os.WNOHANG) == (0, 0) and time.monotonic() < end:
+                time.sleep(_BETWEEN)
 
 
 def _guard(its: Channel, held: _Set, early: mmap.mmap) -> None:

@@ -11,9 +11,10 @@ import os
 import re
 import signal
 import struct
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from memdump.process import ptrace
+from memdump.process import proc, ptrace
 from memdump.process.architecture import NT_PRSTATUS
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ _HEADER = 16
 """Bytes in front of the registers of SVE and SME (kernel, ``struct user_sve_header``)."""
 _STEPS = 1000
 """Stops on the way of one call: there are four, and one for each SIGSTOP that comes meanwhile."""
+_PATIENCE, _LOOK = 0.25, 0.005
+"""Seconds after which a thread is given up that sleeps on its way; seconds after which it is looked at."""
 
 
 class Returned(NamedTuple):
@@ -137,7 +140,8 @@ def call(
     registers are changed before the signals that it blocks, and restored after them.
 
     The thread must stand for `ptrace.interrupt`, and does so again afterwards: only from there the kernel
-    restarts the system call that it was in.  Raises ``OSError`` where the thread ends meanwhile.
+    restarts the system call that it was in.  Raises ``OSError`` where the thread ends meanwhile, and
+    ``TimeoutError`` where its cgroup is frozen before it comes to the call; what it made is ended then.
     """
     registers, blocked = ptrace.registers(tid, NT_PRSTATUS), ptrace.blocked(tid)
     stops = _Stops(tid)
@@ -149,6 +153,12 @@ def call(
             calling = architecture.calling(registers, at, name, arguments)
             result = _jump(stops, architecture, _with_stack(calling, architecture, stack))
         return Returned(result, stops.child)
+    except OSError:
+        with contextlib.suppress(OSError):
+            stops.to_stop()
+        if stops.child is not None:
+            end(stops.child)
+        raise
     finally:
         # Where the thread is gone there is nothing to restore.
         with contextlib.suppress(ProcessLookupError):
@@ -236,35 +246,42 @@ class _Stops:
         self.child: int | None = None
         self.to_be_stopped = False
         """Whether a SIGSTOP came, which nothing can block, and which has to come again."""
+        self._stands = True
         self.tid = tid
 
     def to_call(self) -> None:
         """Let it run until it enters or leaves the system call."""
         for _ in range(_STEPS):
             ptrace.to_call(self.tid)
-            stop = self._wait()
-            if stop.at_call:
+            self._stands = False
+            if self._wait(_PATIENCE).at_call:
                 return
-            if stop.event == ptrace.EVENT_CLONE:
-                self.child = adopt(ptrace.event_message(self.tid))
-            elif not stop.for_us:
-                self.to_be_stopped = True
         raise TimeoutError(f"thread {self.tid} does not come to its system call")
 
     def to_stop(self) -> None:
         """Let it come to where it stands for `ptrace.interrupt`, before it executes anything."""
         ptrace.interrupt(self.tid)
         for _ in range(_STEPS):
-            ptrace.cont(self.tid)
+            if self._stands:
+                ptrace.cont(self.tid)
             if self._wait().for_us:
                 return
-            self.to_be_stopped = True
         raise TimeoutError(f"thread {self.tid} does not stop")
 
-    def _wait(self) -> ptrace.Stop:
-        stop = ptrace.wait(self.tid)
-        if stop is None or stop.ended:
+    def _wait(self, patience: float | None = None) -> ptrace.Stop:
+        start = time.monotonic()
+        while (stop := ptrace.wait(self.tid, now=True)) is None:
+            signal.sigtimedwait([signal.SIGCHLD], _LOOK)
+            # Nothing that it does on its way sleeps, unless its cgroup has been frozen.
+            if patience and time.monotonic() - start > patience and proc.stat(self.tid).state == "S":
+                raise TimeoutError(f"thread {self.tid} does not come to its system call: it sleeps")
+        if stop.ended:
             raise ProcessLookupError(f"thread {self.tid} has ended")
+        self._stands = True
+        if stop.event == ptrace.EVENT_CLONE:
+            self.child = adopt(ptrace.event_message(self.tid))
+        elif not (stop.at_call or stop.for_us):
+            self.to_be_stopped = True
         return stop
 
 
@@ -273,3 +290,11 @@ def adopt(child: int) -> int:
     ptrace.wait(child)
     ptrace.set_options(child, ptrace.TRACE_SYSCALLS | ptrace.TRACE_KILL)
     return child
+
+
+def end(child: int) -> None:
+    """End a process that is ours, and tell its parent, which has to wait for it then."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    while not (ptrace.wait(child) or ptrace.Stop(ended=True)).ended:
+        pass

@@ -6,6 +6,7 @@ bits, ``include/linux/elfcore-compat.h``.
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,7 +30,9 @@ _OVERFLOW = 65534
 _SIGINFO = 128
 """Bytes of a ``siginfo_t``, of zeros: of what stops a process the kernel keeps none, and nothing ended it."""
 _TIMES = 8
-"""Of the thread and of its children that have ended: seconds and microseconds, four times."""
+"""Of the thread and of its process's children that have ended: seconds and microseconds, four times."""
+_TICKS = os.sysconf("SC_CLK_TCK")
+"""A second."""
 
 
 class _Form(NamedTuple):
@@ -82,25 +85,32 @@ def _note(kind: int, content: bytes, owner: str = _CORE) -> bytes:
 
 
 def _status(form: _Form, found: Captured, thread: Thread) -> bytes:
-    """Make the ``elf_prstatus`` of a thread."""
+    """Make the ``elf_prstatus`` of a thread, as ``fill_prstatus`` does."""
     stat = found.stat
-    blocked = struct.unpack_from(f"={form.long}", struct.pack("<Q", thread.blocked))
+    waiting, blocked = (_first_signals(form, bits) for bits in (thread.pending, thread.blocked))
+    times = (thread.utime, thread.stime, stat.children_utime, stat.children_stime)
     content = struct.pack(
         form.status,
         thread.signal,
         0,
         0,
         thread.signal,
-        0,  # signals that wait
-        *blocked,
+        waiting,
+        blocked,
         thread.tid,
         stat.parent,
         stat.group,
         stat.session,
-        *[0] * _TIMES,
+        *(part for ticks in times for part in (ticks // _TICKS, ticks % _TICKS * 1_000_000 // _TICKS)),
     )
     has_floating_point = struct.pack(form.behind, 1)
     return _note(NT_PRSTATUS, content + thread.registers + has_floating_point)
+
+
+def _first_signals(form: _Form, bits: int) -> int:
+    """Give as many signals as there is room for."""
+    (found,) = struct.unpack_from(f"={form.long}", struct.pack("<Q", bits))
+    return int(found)
 
 
 def _more(thread: Thread) -> bytes:

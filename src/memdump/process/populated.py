@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _SCAN = 0xC0606610
 _ARGUMENT = struct.Struct("=12Q")
@@ -27,14 +27,21 @@ NEAR = 16 << 20
 
 def populated(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Give the runs, start and end, outside of which nothing is; raises ``OSError`` on older kernels."""
-    first = last = start
-    for one, other in _regions(pagemap, start, end):
-        if one - last > NEAR:
-            if last > first:
-                yield first, last
-            first = one
-        last = other
-    if last > first:
+    return joined(_regions(pagemap, start, end))
+
+
+def joined(runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Join those of some runs, which ascend, that are near to each other."""
+    first = last = None
+    for one, other in runs:
+        if first is None or last is None:
+            first, last = one, other
+        elif one - last > NEAR:
+            yield first, last
+            first, last = one, other
+        else:
+            last = max(last, other)
+    if first is not None and last is not None:
         yield first, last
 
 

@@ -98,6 +98,9 @@ class Stat(NamedTuple):
     utime: int
     """In ticks."""
     stime: int
+    children_utime: int
+    """Of children that have ended and were waited for."""
+    children_stime: int
     started: int
     """Ticks after boot, which with the pid tells a process from all others."""
     exit_signal: int
@@ -106,7 +109,16 @@ class Stat(NamedTuple):
 
 def stat(pid: int) -> Stat:
     """Read ``/proc/PID/stat``; raises ``OSError``."""
-    data = read(pid, "stat")
+    return _parse_stat(read(pid, "stat"))
+
+
+def thread_stat(pid: int, tid: int) -> Stat | None:
+    """Read the same of a thread alone; None where it has ended."""
+    data = read_or_nothing(pid, f"task/{tid}/stat")
+    return _parse_stat(data) if data else None
+
+
+def _parse_stat(data: bytes) -> Stat:
     # The name may hold anything, parentheses and newlines too.
     comm = data[data.index(b"(") + 1 : data.rindex(b")")]
     rest = data[data.rindex(b")") + 2 :].decode("ascii").split()
@@ -120,6 +132,8 @@ def stat(pid: int) -> Stat:
         flags=numbers[5],
         utime=numbers[10],
         stime=numbers[11],
+        children_utime=numbers[12],
+        children_stime=numbers[13],
         nice=numbers[15],
         started=numbers[18],
         exit_signal=numbers[34],

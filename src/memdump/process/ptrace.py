@@ -19,7 +19,9 @@ EVENT_CLONE, EVENT_STOP = 3, 128
 _CONT, _DETACH, _SYSCALL = 7, 17, 24
 _SETOPTIONS, _GETEVENTMSG = 0x4200, 0x4201
 _GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT = 0x4204, 0x4205, 0x4206, 0x4207
-_GETSIGMASK, _SETSIGMASK, _GET_RSEQ = 0x420A, 0x420B, 0x420F
+_PEEKSIGINFO, _GETSIGMASK, _SETSIGMASK, _GET_RSEQ = 0x4209, 0x420A, 0x420B, 0x420F
+_SIGINFO, _AT_ONCE = 128, 32
+"""Bytes of a ``siginfo_t``, which begins with the signal's number; how many are asked for at once."""
 SIGTRAP = int(signal.SIGTRAP)
 _WALL = 0x40000000
 _LARGEST_SET = 128 << 10
@@ -56,10 +58,12 @@ class Stop(NamedTuple):
         return self.event == EVENT_STOP
 
 
-def _call(request: int, tid: int, address: int = 0, data: object = 0) -> None:
-    if _PTRACE(request, tid, address, data) == -1:
+def _call(request: int, tid: int, address: int = 0, data: object = 0) -> int:
+    result: int = _PTRACE(request, tid, address, data)
+    if result == -1:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+    return result
 
 
 def seize(tid: int, options: int = TRACE_SYSCALLS) -> None:
@@ -125,6 +129,19 @@ def blocked(tid: int) -> int:
 def set_blocked(tid: int, mask: int) -> None:
     """Set the signals that a thread blocks."""
     _call(_SETSIGMASK, tid, 8, ctypes.addressof(ctypes.c_uint64(mask)))
+
+
+def pending(tid: int) -> int:
+    """Give the signals that wait for a thread alone, not for any of its process, as bits."""
+    buffer = ctypes.create_string_buffer(_SIGINFO * _AT_ONCE)
+    mask, seen, count = 0, 0, _AT_ONCE
+    while count == _AT_ONCE:
+        argument = ctypes.create_string_buffer(struct.pack("=QIi", seen, 0, _AT_ONCE), 16)
+        count = _call(_PEEKSIGINFO, tid, ctypes.addressof(argument), ctypes.addressof(buffer))
+        for index in range(count):
+            mask |= 1 << struct.unpack_from("=i", buffer, index * _SIGINFO)[0] - 1
+        seen += count
+    return mask
 
 
 def rseq_area(tid: int) -> int | None:

@@ -62,6 +62,8 @@ _RESTART_BLOCK = 516
 _WAIT4, _RESTART_SYSCALL, _EXIT_GROUP = 61, 219, 231
 _POLL, _NANOSLEEP, _FUTEX, _CLOCK_NANOSLEEP = 7, 35, 202, 230
 """The system calls that ``restart_syscall`` goes on with."""
+TIMED = frozenset({_POLL, _NANOSLEEP, _FUTEX, _CLOCK_NANOSLEEP, _RESTART_SYSCALL})
+"""Those that may wait for all of their time again if the thread has to find back."""
 _ADDRESSES = range(1 << 12, 1 << 47)
 _ORIGINAL = 15
 """Where the number of the call is in ``NT_PRSTATUS``."""

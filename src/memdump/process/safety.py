@@ -92,7 +92,7 @@ def reason_against(
     return (
         _filter(pid)
         or _bits(pid)
-        or _stopped(status)
+        or _stopped(pid, status)
         or _faults(details)
         or _processes(pid, status, company)
         or _commitment(company)
@@ -119,8 +119,24 @@ def _bits(pid: int) -> str | None:
     return None
 
 
-def _stopped(status: proc.Status) -> str | None:
+def _stopped(pid: int, status: proc.Status) -> str | None:
+    if is_frozen(pid):
+        return "it is stopped already: its cgroup is frozen"
     return "it is stopped already" if status.state == "T" else None
+
+
+def is_frozen(pid: int) -> bool:
+    """Whether a process's cgroup is frozen, or is about to be: none of its threads executes anything then.
+
+    Of the first version of cgroups (``freezer.state``) or the second, where threads seem to sleep.
+    """
+    for folder in _folders(pid, "freezer"):
+        # Where the cgroups around it are not to be seen, events tell of them.
+        if _number(folder / "cgroup.freeze") == 1 or "frozen 1" in _text(folder / "cgroup.events"):
+            return True
+        if _text(folder / "freezer.state").strip() in ("FREEZING", "FROZEN"):
+            return True
+    return False
 
 
 def _faults(details: Dictionary[tuple[int, int], Details]) -> str | None:
@@ -226,8 +242,12 @@ def _threads_of(uid: int) -> int:
 
 def _number(path: Path) -> int:
     """Read a number; without limit where the file says ``max``, or is not there."""
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return _UNLIMITED
+    text = _text(path).strip()
     return int(text) if text.lstrip("-").isdigit() else _UNLIMITED
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -10,7 +10,7 @@ from memdump.errors import MemdumpError
 from memdump.machine import host
 from memdump.machine.pipeline import Digest, ReadAhead, Stream
 from memdump.machine.source import Range
-from memdump.process import architecture, corefile, maps, notes, proc, selection
+from memdump.process import architecture, backing, corefile, maps, notes, populated, proc, selection
 from memdump.process.capture import FORK, LIVE
 from memdump.process.corefile import Segment
 from memdump.process.lanes import Lanes
@@ -99,7 +99,8 @@ def core(
 ) -> Iterator[Core]:
     """Lay out the core of a process; its memory is held open while the block is being executed."""
     mappings = maps.parse(captured.maps)
-    chosen = selection.choose(mappings, details, choice)
+    holder = captured.child or captured.threads[0].tid
+    chosen = [_as_far_as_its_file(one, holder) for one in selection.choose(mappings, details, choice)]
     if once:
         chosen = [once.leave_out(one) for one in chosen]
     with contextlib.ExitStack() as stack:
@@ -112,7 +113,7 @@ def core(
                 segments.append(Segment(one.mapping.start, one.mapping.size, 0, one.mapping.elf_flags))
                 continue
             part, is_live, is_early = sources.part(one)
-            for start, size, in_file in _spans(one, part):
+            for start, size, in_file in _spans(one, part, holder):
                 segments.append(Segment(start, size, in_file, one.mapping.elf_flags))
                 parts += [part._replace(start=start, size=in_file)] * bool(in_file)
             live += [Range(part.start, part.size)] * is_live
@@ -129,14 +130,22 @@ def _has_holes(one: Chosen) -> bool:
     return empty_is_zero and one.details.resident < one.mapping.size // 8 * 7
 
 
-def _spans(one: Chosen, part: Part) -> list[tuple[int, int, int]]:
+def _as_far_as_its_file(one: Chosen, pid: int) -> Chosen:
+    """Leave out of a mapping what is beyond the end of its file, where there is nothing."""
+    if not one.size or not one.mapping.of_file or one.details.resident >= one.mapping.size:
+        return one
+    size = backing.end_in(one.mapping, pid)
+    return one._replace(size=size, reason="empty") if size < one.size else one
+
+
+def _spans(one: Chosen, part: Part, pid: int) -> list[tuple[int, int, int]]:
     """Cut a vast mapping where there is nothing: start, size, and bytes in the file, of each piece."""
     mapping = one.mapping
-    vast = mapping.size >= _VAST and one.details.resident < mapping.size // _HARDLY
-    if not vast or not part.private or isinstance(part.held, memoryview):
+    runs = _runs(one, part, pid)
+    if runs is None:
         return [(mapping.start, mapping.size, one.size)]
     spans, at = [], mapping.start
-    for start, end in part.held.populated(mapping.start, mapping.end):
+    for start, end in runs:
         if start > at:
             spans.append((at, start - at, 0))
         spans.append((start, end - start, end - start))
@@ -144,6 +153,21 @@ def _spans(one: Chosen, part: Part) -> list[tuple[int, int, int]]:
     if at < mapping.end:
         spans.append((at, mapping.end - at, 0))
     return spans
+
+
+def _runs(one: Chosen, part: Part, pid: int) -> list[tuple[int, int]] | None:
+    """Give the runs of a vast mapping, start and end, outside of which nothing is; None for all of it."""
+    start, end, few = part.start, part.end, part.size // _HARDLY
+    if part.size < _VAST or one.details.resident >= few or isinstance(part.held, memoryview):
+        return None
+    runs = part.held.populated(start, end)
+    if part.private:
+        return runs
+    data = backing.data_in(one.mapping, pid) if one.mapping.of_file else None
+    if data is None or sum(last - first for first, last in data) >= few:
+        return None
+    # What was written a moment ago may have no place in the file yet.
+    return list(populated.joined(sorted([*data, *runs])))
 
 
 def _skipped(chosen: Sequence[Chosen]) -> dict[str, list[Range]]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.errors import MemdumpError, NotPermitted
-from memdump.process import proc, ptrace, refusal
+from memdump.process import proc, ptrace, refusal, safety
 from memdump.process.architecture import NT_PRSTATUS, restartable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memdump.process.architecture import Architecture
 
 PATIENCE = 0.1
@@ -21,6 +25,11 @@ _LONGEST = 2.0
 _SWITCHES = "voluntary_ctxt_switches"
 _LOOK = 0.005
 """Seconds after which a thread is looked at, should no signal tell of it."""
+_CLONE3, _CLONE_VFORK = 435, 0x4000
+"""A system call, on all architectures; what its flags, and those of ``clone``, say of ``vfork``."""
+_WORDS = 2
+"""Of ``/proc/TID/syscall``, where a thread waits in one."""
+_AGAIN = "the process runs on: try again"
 
 
 class Busy(MemdumpError):
@@ -39,7 +48,10 @@ class Standing(NamedTuple):
 class Threads:
     """The threads of one process."""
 
-    def __init__(self, pid: int, architecture: Architecture) -> None:
+    def __init__(
+        self, pid: int, architecture: Architecture, wants: Callable[[int], bool] | None = None
+    ) -> None:
+        """Nothing is done yet; ``wants`` tells which threads are meant, where not all are."""
         self.pid = pid
         self.standing: dict[int, Standing] = {}
         self._architecture = architecture
@@ -47,15 +59,19 @@ class Threads:
         self._ended: set[int] = set()
         self._waited: dict[int, tuple[proc.Call, int]] = {}
         """The calls that threads waited in when they were asked to stop, and how often they had waited."""
+        self._left_out: set[int] = set()
+        self._wants = wants
 
-    def seize(self, only: int | None = None) -> bool:
+    def seize(self) -> bool:
         """Attach to the threads that are not attached yet, all of which run on; whether there were any.
 
         Raises `NotPermitted`.
         """
-        known = self._moving | self.standing.keys() | self._ended
-        tids = proc.threads(self.pid) if only is None else [only]
-        new = [tid for tid in tids if tid not in known]
+        known = self._moving | self.standing.keys() | self._ended | self._left_out
+        new = [tid for tid in proc.threads(self.pid) if tid not in known]
+        if self._wants:
+            self._left_out.update(tid for tid in new if not self._wants(tid))
+            new = [tid for tid in new if tid not in self._left_out]
         for tid in new:
             try:
                 ptrace.seize(tid)
@@ -112,13 +128,7 @@ class Threads:
             while self._moving:
                 self._wait_for_one(start, patience)
 
-    def settle_these(self) -> None:
-        """Wait until those stand that were asked to; raises `Busy`."""
-        start = time.monotonic()
-        while self._moving:
-            self._wait_for_one(start)
-
-    def _wait_for_one(self, start: float, patience: float = PATIENCE) -> None:
+    def _wait_for_one(self, start: float, patience: float) -> None:
         tid = min(self._moving)
         while True:
             stop = ptrace.wait(tid, now=True)
@@ -170,8 +180,34 @@ class Threads:
         with contextlib.suppress(OSError):
             waiting = proc.stat(tid).state == "D"
             if waiting or seconds > _LONGEST:
-                what = "waits for a device and cannot" if waiting else "does not"
-                raise Busy(f"thread {tid} of process {self.pid} {what} stop; the process runs on: try again")
+                raise Busy(self._why_not(tid, waiting))
+
+    def _why_not(self, tid: int, waiting: bool) -> str:
+        """Say why a thread does not stop: ``waiting`` if nothing but what it waits for can wake it."""
+        if safety.is_frozen(self.pid):
+            return f"process {self.pid} is frozen by its cgroup and cannot stop: thaw that first"
+        thread = f"thread {tid} of process {self.pid}"
+        if not waiting:
+            return f"{thread} does not stop; {_AGAIN}"
+        if self._waits_for_vfork(tid):
+            return (
+                f"{thread} waits until the child that it has made (vfork) executes a program or ends, and"
+                " cannot stop before; the process runs on"
+            )
+        return f"{thread} waits for a device and cannot stop; {_AGAIN}"
+
+    def _waits_for_vfork(self, tid: int) -> bool:
+        """Whether a thread waits for a child that uses its memory."""
+        words = proc.read_or_nothing(tid, "syscall").split()
+        if len(words) < _WORDS:
+            return False
+        number, first = int(words[0]), int(words[1], 16)
+        if number == _CLONE3:
+            with open(f"/proc/{tid}/mem", "rb", buffering=0) as memory:  # noqa: PTH123
+                first = int.from_bytes(os.pread(memory.fileno(), 8, first), sys.byteorder)
+        elif number != self._architecture.numbers["clone"]:
+            return number == self._architecture.numbers.get("vfork")
+        return bool(first & _CLONE_VFORK)
 
     def release(self) -> None:
         """Let all that stand run on, and leave them alone."""

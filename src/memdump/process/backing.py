@@ -1,0 +1,82 @@
+"""The file behind a mapping: where it ends, and where there is something in it.
+
+Programs map files beyond their end, to have room when they grow, and large files with hardly anything in
+them.  What is beyond the end cannot be read, and reading a hole would fill the page cache with zeros.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from memdump.machine.host import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memdump.process.maps import Mapping
+
+
+def end_in(mapping: Mapping, pid: int) -> int:
+    """Give how many bytes of a mapping its file reaches, in whole pages; all of it where that is unknown."""
+    path = _path(mapping, pid)
+    if path is None:
+        return mapping.size
+    behind = max(os.stat(path).st_size - mapping.offset, 0)  # noqa: PTH116
+    return min(-(-behind // PAGE_SIZE) * PAGE_SIZE, mapping.size)
+
+
+def data_in(mapping: Mapping, pid: int) -> list[tuple[int, int]] | None:
+    """Give the runs of addresses, start and end, behind which the file is no hole; None where unknown."""
+    path = _path(mapping, pid)
+    if path is None:
+        return None
+    try:
+        # It must not wait for whoever has a lease on the file.
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return None
+    try:
+        shift = mapping.start - mapping.offset
+        return [
+            (max(start + shift, mapping.start), min(end + shift, mapping.end))
+            for start, end in _data(file, mapping.offset, mapping.offset + mapping.size)
+        ]
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+
+
+def _data(file: int, at: int, end: int) -> Iterator[tuple[int, int]]:
+    while at < end:
+        try:
+            start = os.lseek(file, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole until the end
+                return
+            raise
+        if start >= end:
+            return
+        at = os.lseek(file, start, os.SEEK_HOLE)
+        yield start // PAGE_SIZE * PAGE_SIZE, -(-at // PAGE_SIZE) * PAGE_SIZE
+
+
+def _path(mapping: Mapping, pid: int) -> str | bytes | None:
+    """Give a path to the very file of a mapping, if it is a plain one."""
+    link = f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}"
+    with contextlib.suppress(OSError):  # it needs a capability (proc(5))
+        return link if stat.S_ISREG(os.stat(link).st_mode) else None  # noqa: PTH116
+    path = b"/proc/%d/root%b" % (pid, mapping.path)
+    with contextlib.suppress(OSError):
+        found = os.stat(path)  # noqa: PTH116
+        is_it = (_device(found), found.st_ino) == (mapping.device, mapping.inode)
+        return path if is_it and stat.S_ISREG(found.st_mode) else None
+    return None
+
+
+def _device(found: os.stat_result) -> str:
+    return f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
