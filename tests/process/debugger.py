@@ -34,7 +34,7 @@ def knows_this_processor() -> bool:
     if Path(CORE_PATTERN).read_text().strip() != "core":
         return True
     with tempfile.TemporaryDirectory() as folder:
-        with aborted([str(built("deep")), "0"], Path(folder)):
+        with aborted([str(built("deep")), "1"], Path(folder)):
             pass
         (core,) = Path(folder).glob("core*")
         return not _TOO_SMALL.search(_run(built("deep"), core, ())[1])
