@@ -163,6 +163,10 @@ def test_a_stream_that_fails_ends_it() -> None:
     with pytest.raises(OSError, match="full"):
         for _ in range(40):
             writer.write(noise)
+    with pytest.raises(OSError, match="full"):
+        writer.write(noise)
+    with pytest.raises(OSError, match="full"):
+        writer.close()
     for thread in threading.enumerate():
         if thread.name.startswith("zstd"):
             thread.join(10)

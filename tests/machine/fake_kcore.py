@@ -52,7 +52,7 @@ def headers(loads: list[Load], vmcoreinfo: bytes | None = b"OSRELEASE=6.1.0\n", 
 
 
 class Machine(NamedTuple):
-    """A machine with 160 KiB and 3 MiB of memory."""
+    """A machine with 160 KiB and some MiB of memory."""
 
     kcore: Path
     iomem: Path
@@ -72,14 +72,17 @@ fec00000-fec003ff : IOAPIC 0
 """The first range does not end at a page; the kernel leaves its last 0xc00 bytes out."""
 
 
-def make(folder: Path) -> Machine:
-    """Write a kcore of two ranges and the second view of the kernel image, and the iomem to it."""
+def make(folder: Path, size: int = 0x300000) -> Machine:
+    """Write a kcore of two ranges and the second view of the kernel image, and the iomem to it.
+
+    ``size`` is that of the second range, in bytes.
+    """
     random_bytes = random.Random(0).randbytes
-    memory = {0x1000: random_bytes(0x27000), 0x100000: random_bytes(0x300000)}
+    memory = {0x1000: random_bytes(0x27000), 0x100000: random_bytes(size)}
     loads = [Load(0x9000000, VMALLOC, UNKNOWN, 1 << 45), Load(0x8000000, TEXT, 0x200000, 0x20000)]
     loads += [Load(0x10000 + start, DIRECT_MAP + start, start, len(data)) for start, data in memory.items()]
     kcore, iomem = folder / "kcore", folder / "iomem"
-    iomem.write_text(IOMEM)
+    iomem.write_text(IOMEM.replace("003fffff", f"{0x100000 + size - 1:08x}"))
     with kcore.open("wb") as file:
         file.write(headers(loads))
         for start, data in memory.items():

@@ -49,10 +49,16 @@ class AgeWriter:
         self._filled = 0
         self._count = 0
         self._closed = False
+        self._failure: BaseException | None = None
         stream.write(header + nonce)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Take more plaintext; what the stream behind raises may come out of a later call, and is the end."""
+        """Take more plaintext.
+
+        What the stream behind raises may come out of a later call; it is the end, and every call raises it.
+        """
+        if self._failure is not None:
+            raise self._failure
         if self._closed:
             raise ValueError("written to after its end")
         view = memoryview(data).cast("B")
@@ -65,7 +71,9 @@ class AgeWriter:
             view = view[taken:]
 
     def close(self) -> None:
-        """Write the last chunk, marked as such; the stream behind stays open."""
+        """Write the last chunk, marked as such; the stream behind stays open.  Raises as `write` does."""
+        if self._failure is not None:
+            raise self._failure
         if not self._closed:
             self._seal(final=True)
             self._send(0)
@@ -89,9 +97,9 @@ class AgeWriter:
                 sealed, space = self._sealing.popleft()
                 self._stream.write(sealed.result())
                 self._spare.append(space)
-        except BaseException:
+        except BaseException as error:
             # A gap would make all that follows worthless, and a last chunk behind it would hide that.
-            self._closed = True
+            self._failure = error
             self._sealing.clear()
             self._pool.shutdown(wait=False)
             raise

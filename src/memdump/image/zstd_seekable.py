@@ -64,6 +64,7 @@ class SeekableWriter:
         self._pending: deque[tuple[memoryview, Future[list[tuple[bytes, int]]]]] = deque()
         self._packed = bytearray()
         self._table = array("I")
+        self._failure: BaseException | None = None
         self._set_frame(frame)
 
     def _set_frame(self, size: int) -> None:
@@ -77,7 +78,11 @@ class SeekableWriter:
         self._left = GROW
 
     def write(self, data: bytes | bytearray | memoryview, /) -> None:
-        """Take all of ``data``; raises what the stream behind raises."""
+        """Take all of ``data``.
+
+        What the stream behind raises is the end, and every later call raises it again.
+        """
+        self._check()
         view = memoryview(data).cast("B")
         while view:
             part = view[: self._batch - self._filled]
@@ -91,8 +96,9 @@ class SeekableWriter:
     def close(self, metadata: bytes = b"") -> None:
         """Pass on all that is left, then ``metadata``, where there is any, and the table.
 
-        Raises what the stream behind raises.
+        Raises as `write` does.
         """
+        self._check()
         if self._filled:
             self._buffer = self._buffer[: self._filled]
             self._submit()
@@ -123,26 +129,32 @@ class SeekableWriter:
 
     def _pass_on(self, most: int) -> None:
         """Take what is packed off the queue while it is done, or more than ``most`` wait."""
-        while self._pending and (len(self._pending) > most or self._pending[0][1].done()):
-            buffer, result = self._pending.popleft()
-            for packed, size in result.result():
-                # A frame ends with the checksum that the table wants, too.
-                self._append(packed, size, int.from_bytes(packed[-CHECKSUM:], "little"))
-            if len(buffer) == self._batch:
-                self._free.append(buffer)
-            if len(self._packed) >= _PASSED_ON:
-                self._flush()
+        try:
+            while self._pending and (len(self._pending) > most or self._pending[0][1].done()):
+                buffer, result = self._pending.popleft()
+                for packed, size in result.result():
+                    # A frame ends with the checksum that the table wants, too.
+                    self._append(packed, size, int.from_bytes(packed[-CHECKSUM:], "little"))
+                if len(buffer) == self._batch:
+                    self._free.append(buffer)
+                if len(self._packed) >= _PASSED_ON:
+                    self._flush()
+        except BaseException as error:
+            # What waits is cancelled, and whatever followed would stand behind a gap.
+            self._failure = error
+            self._workers.shutdown(wait=False, cancel_futures=True)
+            raise
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _append(self, packed: bytes, size: int, checksum: int) -> None:
         self._table.extend((len(packed), size, checksum))
         self._packed += packed
 
     def _flush(self) -> None:
-        try:
-            self._stream.write(memoryview(self._packed))
-        except BaseException:
-            self._workers.shutdown(wait=False, cancel_futures=True)
-            raise
+        self._stream.write(memoryview(self._packed))
         self._packed.clear()
 
     def _compress(self, data: memoryview, frame: int) -> list[tuple[bytes, int]]:

@@ -1,0 +1,66 @@
+"""``memdump acquire`` whose image finds no place in the middle, with so much memory that all queues are full."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.test_acquire import names, run
+from tests.machine.fake_kcore import make
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.machine.fake_kcore import Machine
+
+MIB = 1 << 20
+LIMIT = 20_000_000
+LAYERS = ("", ".zst", ".age", ".zst.age")
+
+for program in ("age-keygen", "age", "zstd", "ssh-keygen"):
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """A machine whose memory cannot be compressed."""
+    return make(tmp_path_factory.mktemp("noise"), 64 * MIB)
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
+    """An age identity, its recipient, and an SSH key."""
+    folder = tmp_path_factory.mktemp("keys")
+    subprocess.run(["age-keygen", "-o", folder / "age"], check=True, capture_output=True)
+    (recipient,) = re.findall(r"age1\w+", (folder / "age").read_text())
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "ssh"], check=True)
+    return folder / "age", recipient, folder / "ssh"
+
+
+def limited(size: int) -> Callable[[], None]:
+    """Makes a child whose files cannot grow beyond a size."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+def test_a_disk_that_fails_leaves_a_part_with_all_that_belongs_to_it(
+    noise: Machine, tmp_path: Path, keys: tuple[Path, str, Path], layers: str
+) -> None:
+    image = tmp_path / f"web1.lime{layers}"
+    to = ["--recipient", keys[1]] if "age" in layers else ["--no-encrypt"]
+    status, out, err = run(noise, image, *to, "--sign", keys[2], preexec_fn=limited(LIMIT))
+    assert (status, out) == (1, b""), err
+    assert names(tmp_path) == [
+        f"{image.name}{end}" for end in (".custody.jsonl", ".json", ".json.sig", ".part")
+    ]
+    manifest = json.loads(Path(f"{image}.json").read_text())
+    assert manifest["complete"] is False
+    assert "a limit here does not take a file of this size" in manifest["stopped_by"]
