@@ -1,7 +1,8 @@
-"""``memdump acquire`` whose image finds no place in the middle, with so much memory that all queues are full."""
+"""``memdump acquire`` whose image finds no place in the middle, when all queues are full."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import resource
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memdump.cli import main
 from tests.cli.test_acquire import names, run
 from tests.machine.fake_kcore import make
 
@@ -64,3 +66,23 @@ def test_a_disk_that_fails_leaves_a_part_with_all_that_belongs_to_it(
     manifest = json.loads(Path(f"{image}.json").read_text())
     assert manifest["complete"] is False
     assert "a limit here does not take a file of this size" in manifest["stopped_by"]
+
+
+@pytest.mark.parametrize("split", [(), ("--split", "3M")])
+@pytest.mark.parametrize("layers", LAYERS)
+def test_what_a_failed_write_left_behind_is_cut_off(
+    noise: Machine, tmp_path: Path, keys: tuple[Path, str, Path], layers: str, split: tuple[str, ...]
+) -> None:
+    image = tmp_path / f"web1.lime{layers}"
+    to = ["--recipient", keys[1]] if "age" in layers else ["--no-encrypt"]
+    limit = 2_500_000 if split else LIMIT
+    status, _, err = run(noise, image, *to, *split, preexec_fn=limited(limit))
+    assert status == 1, err
+    manifest = json.loads(Path(f"{image}.json").read_text())["written"]
+    parts = sorted(tmp_path.glob("*.part"))
+    data = b"".join(part.read_bytes() for part in parts)
+    assert (len(data), hashlib.sha256(data).hexdigest()) == (manifest["size"], manifest["sha256"])
+    assert 0 < len(data) <= limit
+    told = [(f"{part['name']}.part", part["size"]) for part in manifest["parts"]]
+    assert told == [(part.name, part.stat().st_size) for part in parts if split]
+    assert main(["verify", f"{image}.part"]) == (0 if not layers or "age" in layers else 1)

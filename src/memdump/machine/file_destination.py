@@ -78,6 +78,8 @@ class FileDestination(Destination):
             if self._stream:
                 self._stream.close()
         with contextlib.suppress(MemdumpError):
+            self._file.cut()
+        with contextlib.suppress(MemdumpError):
             self._file.settle()
         self._file.close()
         self._end()

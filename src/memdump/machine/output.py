@@ -147,10 +147,19 @@ class Output:
     def end_at(self, size: int) -> None:
         """Let the file end there: what is behind is cut off, and what was never written reads as zeros."""
         try:
+            if self._fd < 0:  # it was let go of
+                self._fd = os.open(self.part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             os.ftruncate(self._fd, size)
         except OSError as error:
             raise self._failed(error) from None
         self.position = size
+
+    def cut(self) -> None:
+        """Let the file end where it was written to; behind that may stand what a failed write left.
+
+        Raises `MemdumpError`.
+        """
+        self.end_at(self.position)
 
     def settle(self) -> None:
         """Put what was written so far on the disk, and give back the memory that the system keeps of it.
