@@ -179,6 +179,19 @@ def test_a_signal_leaves_a_part_that_says_it_is_one(
     assert sum(map(len, taken.values())) + missing == sum(map(len, machine.memory.values()))
 
 
+def test_a_manifest_that_finds_no_place_any_more_is_printed(machine: Machine, tmp_path: Path) -> None:
+    process = start(machine, tmp_path / "web1.lime", pause=SLOW)
+    wait_for(tmp_path / "web1.lime.part", 100_000)
+    (tmp_path / "web1.lime.json.part").write_text("precious")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert names(tmp_path) == ["web1.lime", "web1.lime.custody.jsonl", "web1.lime.json.part"]
+    said, _, text = err.decode().partition("nowhere else:\n")
+    assert "web1.lime.json.part: exists already" in said.splitlines()[-1]
+    sha256 = hashlib.sha256((tmp_path / "web1.lime").read_bytes()).hexdigest()
+    assert json.loads(text)["written"]["sha256"] == sha256
+
+
 def test_a_kill_half_way_leaves_nothing_that_looks_whole(machine: Machine, tmp_path: Path) -> None:
     process = start(machine, tmp_path / "web1.lime", pause=SLOW)
     wait_for(tmp_path / "web1.lime.part", 200_000)
@@ -210,8 +223,11 @@ def test_a_file_that_may_not_grow_further_is_told(machine: Machine, tmp_path: Pa
     assert status == 1
     assert "web1.lime.part" in err
     assert names(tmp_path) == PARTIAL
-    assert (tmp_path / "web1.lime.part").stat().st_size == 1_000_000
-    assert json.loads((tmp_path / "web1.lime.json").read_text())["complete"] is False
+    manifest = json.loads((tmp_path / "web1.lime.json").read_text())
+    assert manifest["complete"] is False
+    data = (tmp_path / "web1.lime.part").read_bytes()
+    assert 900_000 < len(data) <= 1_000_000
+    assert manifest["written"]["sha256"] == hashlib.sha256(data).hexdigest()
 
 
 def test_a_full_disk_is_told(machine: Machine) -> None:

@@ -136,8 +136,9 @@ def _check_manifest(args: argparse.Namespace, path: Path | None) -> None:
     destination.room(wanted)
     if path is not None and wanted.absolute() == path.absolute():
         raise UsageError(f"--manifest {wanted}: is the image; name another file")
-    for suffix in ("", ".part", *((sshsig.SUFFIX[len(manifest.SUFFIX) :],) if args.sign else ())):
+    for suffix in ("", *((sshsig.SUFFIX[len(manifest.SUFFIX) :],) if args.sign else ())):
         refuse_existing(f"{wanted}{suffix}")
+        refuse_existing(f"{wanted}{suffix}.part")
 
 
 def _beside(args: argparse.Namespace) -> tuple[str, ...]:
@@ -275,6 +276,11 @@ def attach(args: argparse.Namespace, facts: Facts, target: Destination) -> int:
     data = facts.to_json().encode()
     try:
         _put(args, target, manifest.SUFFIX, data)
+    except MemdumpError as error:
+        _say(f"{error}; the manifest follows, since it is to be had nowhere else:")
+        print(data.decode(), end="", file=sys.stderr)
+        return _INCOMPLETE
+    try:
         if args.sign:
             _put(args, target, sshsig.SUFFIX, _sign(data, args.sign))
     except MemdumpError as error:

@@ -126,6 +126,7 @@ def _check_attachments(path: Path, options: Options) -> None:
             )
     for suffix in options.attachments:
         refuse_existing(f"{path}{suffix}")
+        refuse_existing(f"{path}{suffix}.part")
 
 
 def _create(path: Path, options: Options) -> Union[Output, SplitFile]:
