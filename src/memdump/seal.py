@@ -86,6 +86,17 @@ class Sealed:
         if self._age is not None:
             self._age.close()
 
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """How long it was compressing and encrypting so far."""
+        return self._zstd.seconds if self._zstd else 0.0, self._age.seconds if self._age else 0.0
+
+    def arrived(self, written: int) -> int:
+        """Give how many bytes of the stream can be had from the first ``written`` of what it became."""
+        if self._age is not None:
+            written = self._age.passed_on
+        return written if self._zstd is None else self._zstd.unpacked(written)
+
 
 def _packing(encrypt: bool) -> Packing:
     try:

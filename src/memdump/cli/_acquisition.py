@@ -13,10 +13,12 @@ from memdump.cli import _sealing
 from memdump.errors import MemdumpError, UsageError
 from memdump.machine import custody, destination, estimate, host, manifest, pieces, record, sshsig
 from memdump.machine.acquire import Plan, acquire, image_size
+from memdump.machine.arrived import Course, cut
 from memdump.machine.manifest import Refused, Written
 from memdump.machine.output import refuse_existing, write_file
 from memdump.machine.pipeline import Digest
 from memdump.machine.progress import Progress, duration
+from memdump.machine.record import Steps
 from memdump.machine.spill import SpillFile
 from memdump.machine.stage import Stage
 from memdump.report.text import visible
@@ -196,12 +198,18 @@ def take(
     # What is not wrapped in anything is digested once.
     digest = Digest(target) if layout.sealing.layers else None
     sealed = layout.sealing.upon(digest or target)
+    course = Course(sealed)
     with _stage(args, layout, source) as stage:
         how = Plan(stage, args.skip == "free", args.max_rate)
-        taken = _acquire(source, sealed, how, layout, target, interrupt)
-    facts = record.record(known, taken)
+        taken = _acquire(source, course, how, layout, target, interrupt)
+    steps = Steps(digest.writing_seconds, *sealed.seconds) if digest else None
+    facts = record.record(known, taken, steps)
     failure = end(facts, sealed, target)
     size, sha256 = (digest.size, digest.close()) if digest else (taken.size, taken.sha256)
+    arrived = sealed.arrived(size) if failure else taken.size
+    if failure and arrived != taken.size:
+        reached = course.reached(arrived) // source.page_size * source.page_size
+        facts = record.record(known, cut(taken, arrived, reached, failure), steps)
     name = target.file and host.printable(target.file)
     written = Written(name, size, sha256, layout.sealing.layers, target.parts)
     facts = record.closed(facts, written, failure)
@@ -243,7 +251,7 @@ def _stage(args: argparse.Namespace, layout: Layout, source: Source) -> Iterator
 
 
 def _acquire(
-    source: Source, sealed: Sealed, how: Plan, layout: Layout, target: Destination, interrupt: Interrupt
+    source: Source, stream: Stream, how: Plan, layout: Layout, target: Destination, interrupt: Interrupt
 ) -> Taken:
     progress = Progress(layout.options.size)
 
@@ -253,7 +261,7 @@ def _acquire(
         return target.trouble and f"{layout.name}: {target.trouble}; {target.partial}"
 
     try:
-        return acquire(source, sealed, how, progress, stop)
+        return acquire(source, stream, how, progress, stop)
     finally:
         progress.clear()
 

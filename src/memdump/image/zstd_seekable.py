@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from array import array
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import zstandard
 
@@ -48,6 +49,12 @@ _PASSED_ON = 1 << 20
 """Packed bytes that are passed on together."""
 
 
+class _Packed(NamedTuple):
+    frames: list[tuple[bytes, int]]
+    """Each with the bytes that it stands for."""
+    seconds: float
+
+
 class SeekableWriter:
     """Compresses what is written on all cores and passes it on, in order, to a stream.
 
@@ -59,9 +66,11 @@ class SeekableWriter:
     ) -> None:
         self._stream = stream
         self._level = level
-        self._workers = ThreadPoolExecutor(threads or min(_cores(), _MOST_THREADS), "zstd")
+        self._threads = threads or min(_cores(), _MOST_THREADS)
+        self._busy = 0.0
+        self._workers = ThreadPoolExecutor(self._threads, "zstd")
         self._of_thread = threading.local()
-        self._pending: deque[tuple[memoryview, Future[list[tuple[bytes, int]]]]] = deque()
+        self._pending: deque[tuple[memoryview, Future[_Packed]]] = deque()
         self._packed = bytearray()
         self._table = array("I")
         self._failure: BaseException | None = None
@@ -107,13 +116,30 @@ class SeekableWriter:
         if metadata:
             content = METADATA_TAG + metadata
             self._append(SKIPPABLE.pack(METADATA_MAGIC, len(content)) + content, 0, CHECKSUM_OF_NOTHING)
+        table = self._table
         if sys.byteorder == "big":
-            self._table.byteswap()
-        table = memoryview(self._table).cast("B")
-        self._packed += SKIPPABLE.pack(TABLE_MAGIC, len(table) + FOOTER.size)
+            table = table[:]
+            table.byteswap()
+        size = len(table) * table.itemsize
+        self._packed += SKIPPABLE.pack(TABLE_MAGIC, size + FOOTER.size)
         self._flush()
-        self._stream.write(table)
+        self._stream.write(memoryview(table).cast("B"))
         self._stream.write(FOOTER.pack(len(self._table) // 3, WITH_CHECKSUMS, FOOTER_MAGIC))
+
+    @property
+    def seconds(self) -> float:
+        """How long it was compressing so far, as if all of its threads had done so at the same time."""
+        return self._busy / self._threads
+
+    def unpacked(self, size: int) -> int:
+        """Give how many bytes of the stream are in the whole frames of the first ``size`` packed bytes."""
+        found = 0
+        for packed, unpacked in zip(self._table[::3], self._table[1::3], strict=True):
+            size -= packed
+            if size < 0:
+                break
+            found += unpacked
+        return found
 
     def _submit(self) -> None:
         """Have the buffer compressed, and go on with a free one."""
@@ -132,7 +158,9 @@ class SeekableWriter:
         try:
             while self._pending and (len(self._pending) > most or self._pending[0][1].done()):
                 buffer, result = self._pending.popleft()
-                for packed, size in result.result():
+                frames, seconds = result.result()
+                self._busy += seconds
+                for packed, size in frames:
                     # A frame ends with the checksum that the table wants, too.
                     self._append(packed, size, int.from_bytes(packed[-CHECKSUM:], "little"))
                 if len(buffer) == self._batch:
@@ -157,8 +185,9 @@ class SeekableWriter:
         self._stream.write(memoryview(self._packed))
         self._packed.clear()
 
-    def _compress(self, data: memoryview, frame: int) -> list[tuple[bytes, int]]:
-        """Make frames of a batch; gives each with the bytes that it stands for."""
+    def _compress(self, data: memoryview, frame: int) -> _Packed:
+        """Make frames of a batch."""
+        started = time.monotonic()
         zeros, packed_zeros = self._blank
         parts = [data[start : start + frame] for start in range(0, len(data), frame)]
         # Arrays of bytes are compared as fast as memory can be read, and mostly differ at once.
@@ -169,7 +198,8 @@ class SeekableWriter:
             made = self._compressor().multi_compress_to_buffer([parts[number] for number in filled])
             for at, number in enumerate(filled):
                 packed[number] = made[at].tobytes()
-        return [(one, len(part)) for one, part in zip(packed, parts, strict=True)]
+        frames = [(one, len(part)) for one, part in zip(packed, parts, strict=True)]
+        return _Packed(frames, time.monotonic() - started)
 
     def _compressor(self) -> zstandard.ZstdCompressor:
         """Give the compressor of this thread."""

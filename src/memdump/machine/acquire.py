@@ -46,8 +46,8 @@ class Taken(NamedTuple):
     """Bytes of such pages for which there was no room."""
     size: int
     """Bytes of the LiME stream."""
-    sha256: str
-    """Its digest."""
+    sha256: Optional[str]
+    """Its digest; none where it is not known, since the destination failed (`arrived`)."""
     stopped_by: Optional[str]
     """Why it is not whole."""
     pauses: Sequence[float]

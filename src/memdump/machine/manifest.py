@@ -71,7 +71,7 @@ class Stream(NamedTuple):
     """``lime``, or ``elf-core`` of a process."""
     size: int
     sha256: Optional[str]
-    """None for a core of which no digest was taken."""
+    """None for a core of which no digest was taken, and where the destination failed and less arrived."""
 
 
 class Part(NamedTuple):
@@ -97,7 +97,10 @@ class Written(NamedTuple):
 
 
 class Timings(NamedTuple):
-    """Seconds that the steps were busy; they run side by side, so their sum exceeds ``total``."""
+    """Seconds that the steps were busy; they run side by side, so their sum exceeds ``total``.
+
+    Where a step has several threads, it is as if all of them had been busy at the same time.
+    """
 
     total: float
     reading: float
@@ -106,7 +109,7 @@ class Timings(NamedTuple):
     compressing: float = 0.0
     encrypting: float = 0.0
     staging: float = 0.0
-    """From the first to the last kernel page that was read first; a part of ``reading``."""
+    """The sweep over the kernel's pages, before all else; no part of ``reading``."""
 
 
 class Manifest(NamedTuple):

@@ -56,7 +56,8 @@ def check_stream(evidence: Evidence, reading: Reading, file: Check) -> Check:
         locked = encrypted and evidence.wanted.identity is None
         return Check("stream", None if locked else False, evidence.shut)
     told = known.stream
-    if opened.defects:
+    ends_early = told.sha256 is None and not known.complete
+    if opened.defects and not ends_early:
         return Check("stream", False, opened.defects[0])
     if len(opened.content) != told.size:
         return Check("stream", False, f"has {len(opened.content):,} bytes; {told.size:,} were taken")
@@ -64,6 +65,9 @@ def check_stream(evidence: Evidence, reading: Reading, file: Check) -> Check:
         found = reading.content(opened.content)
     except (Damaged, MemdumpError) as error:
         return Check("stream", False, str(error))
+    if ends_early:
+        what = f"{told.size:,} bytes of {told.format} arrived before the destination failed"
+        return Check("stream", None, f"{what}, SHA-256 {found}; their digest was not taken")
     if told.sha256 is None:
         return Check("stream", None, f"SHA-256 {found}; none was taken of the core when it was written")
     if found != told.sha256:

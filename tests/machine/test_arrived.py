@@ -1,0 +1,33 @@
+"""What is left of an acquisition whose destination failed."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from memdump.machine import arrived, lime
+from memdump.machine.source import Range
+from tests.machine.fake_kcore import PAGE
+from tests.machine.test_acquire import lime as read_lime
+from tests.machine.test_pipeline import Collected
+
+RANGES = [Range(0x1000, 0x9000), Range(0x100000, 0x20000), Range(0x120000, 0x1000), Range(0x900000, 0x40000)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_place_in_the_stream_leads_up_to_its_address(seed: int) -> None:
+    """Truth: the reader of the tests, which was written by LiME's documentation."""
+    collected = Collected()
+    course = arrived.Course(collected)
+    for span in RANGES:
+        lime.write_header(course, span)
+        for start in range(0, span.size, 3 * PAGE):
+            course.write(bytes(min(3 * PAGE, span.size - start)))
+    data = bytes(collected.data)
+    chance = random.Random(seed)
+    for size in [0, 5, 32, len(data), *(chance.randrange(len(data)) for _ in range(50))]:
+        held = read_lime(data[:size]) if size > 32 else {}
+        want = max((start + len(content) for start, content in held.items()), default=course.reached(size))
+        assert course.reached(size) == want
+    assert course.reached(len(data)) == RANGES[-1].end
