@@ -130,6 +130,31 @@ def test_a_terminal_gets_no_image(machine: Machine) -> None:
     assert b"terminal" in done.stderr
 
 
+def test_a_closed_standard_output_is_wrong_usage(machine: Machine) -> None:
+    status, _, err = run(machine, "-", "--no-encrypt", preexec_fn=lambda: os.close(1))
+    assert (status, err.splitlines()[-1]) == (
+        2,
+        "memdump: standard output is closed: name a file, or send standard output on",
+    )
+
+
+def test_a_pipe_that_does_not_wait_gets_the_whole_image(machine: Machine) -> None:
+    """As a shell leaves it whose other programs use the pipe without waiting."""
+    inside, outside = os.pipe()
+    os.set_blocking(outside, False)
+    process = subprocess.Popen(
+        command(machine, "0", "-", "--no-encrypt"), stdout=outside, stderr=subprocess.PIPE
+    )
+    os.close(outside)
+    with os.fdopen(inside, "rb") as file:
+        time.sleep(1)  # until it is full
+        data = file.read()
+    assert process.stderr
+    err = process.stderr.read()
+    assert process.wait(60) == 0, err
+    assert joined(data) == machine.memory
+
+
 @pytest.mark.parametrize("name", [*WHOLE, "web1.lime.part"])
 def test_nothing_that_exists_is_written_over(machine: Machine, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("precious")
