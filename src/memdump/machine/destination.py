@@ -125,8 +125,6 @@ class Options(NamedTuple):
     """Bytes of a piece; 0 for one file."""
     hasty: bool = False
     """Whether the system may keep what is written in memory and put it on the disk in its own time."""
-    beside: Optional[Path] = None
-    """Folder here for the attachments of an image that goes where they cannot follow."""
     spool: Optional[Path] = None
     """Folder here for an image that a server takes only when its length is known."""
     tls: bool = False

@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import Callable, Optional, Union
 
 from memdump.errors import MemdumpError
-from memdump.machine.destination import Destination, Options
+from memdump.machine import http_put
+from memdump.machine.destination import Destination, Options, shown
 from memdump.machine.file_destination import FileDestination
 from memdump.machine.http_put import HttpDestination
 
 _STEP = 1 << 20
 _NAME = re.compile(r"[\w+=@-][\w.+=@-]{0,199}")
 """A name in an address that may be one of a file; any other is replaced."""
+
+
+def path_in(folder: Path, url: str, options: Options) -> Path:
+    """Name the file in which an image waits; raises `UsageError` where ``url`` is no address."""
+    name = http_put.file_name(http_put.parse(url, shown(url)))
+    return folder / (name if _NAME.fullmatch(name) else options.name)
 
 
 class SpooledPut(Destination):
@@ -31,9 +38,8 @@ class SpooledPut(Destination):
         asked = HttpDestination(url, options._replace(size=1, exact=True))
         asked.abandon()
         self.place = asked.place
-        name = asked.file or ""
-        self.file = name if _NAME.fullmatch(name) else options.name
-        self._path = folder / self.file
+        self._path = path_in(folder, url, options)
+        self.file = self._path.name
         self._file = FileDestination(self._path, options)
         self.partial = self._file.partial
 

@@ -24,6 +24,8 @@ PathLike = Union[str, "os.PathLike[str]"]
 
 _AT_ONCE = 256 << 10
 """Bytes; for more, file systems look for large blocks of memory, which costs many times the writing."""
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems say that have no hard links."""
 NO_ROOM = "no room left on the disk"
 
 
@@ -203,13 +205,16 @@ class Output:
             raise UsageError(
                 f"{self.path}: was created by someone else meanwhile and is left alone; choose another name"
             ) from None
-        except OSError:  # a file system without hard links
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise self._failed(error) from None
             self._rename()
         else:
             Path(self.part).unlink()
         self._named = True
 
     def _rename(self) -> None:
+        refuse_existing(self.path)
         try:
             Path(self.part).rename(self.path)
         except OSError as error:

@@ -8,7 +8,6 @@ from typing import Optional, Union
 from memdump.errors import MemdumpError
 from memdump.machine import wire
 from memdump.machine.destination import Destination, Options
-from memdump.machine.output import write_file
 from memdump.machine.pipeline import Digest
 
 
@@ -18,7 +17,6 @@ class TcpDestination(Destination):
     def __init__(self, address: str, options: Options) -> None:
         """Connect to ``HOST:PORT`` and say what comes; raises `MemdumpError` where it is not taken."""
         host, port = wire.address(address)
-        self._options = options
         self._peer = wire.spell(host, port)
         self._trouble: Optional[str] = None
         self._ended = False
@@ -50,7 +48,7 @@ class TcpDestination(Destination):
                 raise
             raise wire.Broken(f"{error}; if it listens with TLS, add --tls-ca FILE") from None
         name: str = wire.unpack(ready, self._peer, name=str)["name"]
-        if not name or "/" in name or "\0" in name:  # it may name a file here, see `attach`
+        if not name or "/" in name or "\0" in name:
             raise MemdumpError(f"{self._peer}: sent what memdump does not understand")
         return name
 
@@ -89,10 +87,7 @@ class TcpDestination(Destination):
         )
 
     def attach(self, suffix: str, data: bytes) -> None:
-        """Send a small file along; without a connection it is kept here where there is a folder for it."""
-        if self._wire is None and self._options.beside:
-            write_file(str(self._options.beside / f"{self.file}{suffix}"), data)
-            return
+        """Send a small file along."""
         self._deliver(
             wire.ATTACH, suffix.encode() + b"\n" + data, len(data), hashlib.sha256(data).hexdigest()
         )
