@@ -108,8 +108,12 @@ def test_a_sender_that_is_killed_leaves_a_part_at_any_moment(folder: Path) -> No
             process.communicate()
             status, path, said = there.end()
         outcomes.add((status, path))
-        assert names(folder) == [f"{number}.lime.part"]
+        assert names(folder) == [f"{number}.lime.custody.jsonl", f"{number}.lime.part"]
         part = (folder / f"{number}.lime.part").read_bytes()
+        entry = json.loads((folder / f"{number}.lime.custody.jsonl").read_bytes())
+        assert entry["detail"].endswith("; it broke off")
+        assert entry["image"]["sha256"] == sha256sum(folder / f"{number}.lime.part")
+        (folder / f"{number}.lime.custody.jsonl").unlink()
         assert data.startswith(part)
         assert f"after {len(part):,} bytes; what was written stands in {folder}/{number}.lime.part" in said
         (folder / f"{number}.lime.part").unlink()
@@ -242,7 +246,7 @@ def test_what_is_not_ended_as_it_should_stays_a_part(folder: Path, end: bytes) -
     assert (status, path) == (1, "")
     assert said.count("\n") == 2
     assert f"after 3 bytes; what was written stands in {folder}/web1.lime.part" in said
-    assert names(folder) == ["web1.lime.part"]
+    assert names(folder) == ["web1.lime.custody.jsonl", "web1.lime.part"]
     assert (folder / "web1.lime.part").read_bytes() == b"abc"
 
 
@@ -382,6 +386,8 @@ def test_interrupted_it_says_what_there_is(folder: Path, number: signal.Signals)
         process.communicate()
     assert status == 1
     assert f"interrupted; what was received stands in {folder}/web1.lime.part" in err
+    entry = json.loads((folder / "web1.lime.custody.jsonl").read_bytes())
+    assert entry["detail"].endswith("; interrupted")
 
 
 def test_a_folder_for_many_and_a_port(folder: Path) -> None:

@@ -48,6 +48,16 @@ class Received(NamedTuple):
     """Why what belongs to it (the manifest) did not come; None where all came."""
 
 
+class BrokenOff(MemdumpError):
+    """The stream broke, or this disk failed; what came stands in a part."""
+
+    def __init__(self, message: str, path: str, sha256: str) -> None:
+        """Say so of the part at ``path``, which has this digest."""
+        super().__init__(message)
+        self.path = path
+        self.sha256 = sha256
+
+
 Started = Callable[[str, int], Callable[[int], None]]
 """Gets the path, and the bytes that may come (0: unknown); gives what is called with the bytes that came."""
 
@@ -62,7 +72,7 @@ def receive(
     """Take one image from a new connection and write it to ``target``, a file or the folder for it.
 
     ``peer`` names the sender.  The result is None where nobody spoke.  Raises `Stranger` where nothing was
-    begun, and `MemdumpError` where the stream broke or this disk failed; the connection is closed then.
+    begun, and `BrokenOff` where the stream broke or this disk failed; the connection is closed then.
     """
     with contextlib.closing(_secured(connection, peer, context)) as secured:
         line = wire.Wire(secured, peer)
@@ -150,9 +160,10 @@ def _take(line: wire.Wire, place: FileDestination, progress: Callable[[int], Non
     except MemdumpError as error:
         place.abandon()
         _fail(line, str(error), Path(place.place))
+        why = str(error)
         if isinstance(error, wire.Broken):
-            raise MemdumpError(f"{error}, after {digest.size:,} bytes; {place.partial}") from None
-        raise
+            why = f"{why}, after {digest.size:,} bytes; {place.partial}"
+        raise BrokenOff(why, f"{place.place}.part", sha256) from None
     path = place.place if whole else f"{place.place}.part"
     return Received(path, digest.size, sha256, whole, _finish(line, place, digest.size, sha256))
 
