@@ -189,7 +189,7 @@ def digested(data: bytes) -> bytes:
     return json.dumps({"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}).encode()
 
 
-BEGIN = b"memdump stream 1\n" + record(b"H", json.dumps(HELLO).encode())
+BEGIN = b"memdump stream 2\n" + record(b"H", json.dumps(HELLO).encode())
 
 
 def test_the_protocol_by_hand(folder: Path) -> None:
@@ -271,23 +271,23 @@ def test_a_whole_image_without_what_belongs_to_it_is_told(folder: Path, attached
 
 STRANGE = (
     (b"GET / HTTP/1.0\r\n\r\n", "is no memdump"),
-    (b"memdump stream 2\n", "is no memdump, or one of another age"),
+    (b"memdump stream 3\n", "is no memdump, or one of another age"),
     (b"\x16\x03\x01\x02\x00", "speaks TLS; listen with --tls-cert"),
-    (b"memdump stream 1\nH\xff\xff\xff\xff", "does not understand"),
-    (b"memdump stream 1\n" + record(b"H", b"[]"), "does not understand"),
+    (b"memdump stream 2\nH\xff\xff\xff\xff", "does not understand"),
+    (b"memdump stream 2\n" + record(b"H", b"[]"), "does not understand"),
     (
-        b"memdump stream 1\n" + record(b"H", json.dumps({**HELLO, "name": 7}).encode()),
+        b"memdump stream 2\n" + record(b"H", json.dumps({**HELLO, "name": 7}).encode()),
         "does not understand",
     ),
     (
-        b"memdump stream 1\n" + record(b"H", json.dumps({**HELLO, "reserve": -1}).encode()),
+        b"memdump stream 2\n" + record(b"H", json.dumps({**HELLO, "reserve": -1}).encode()),
         "does not understand",
     ),
     (
-        b"memdump stream 1\n" + record(b"H", json.dumps({**HELLO, "reserve": 1 << 63}).encode()),
+        b"memdump stream 2\n" + record(b"H", json.dumps({**HELLO, "reserve": 1 << 63}).encode()),
         "does not understand",
     ),
-    (b"memdump stream 1\n" + record(b"D", b"abc"), "does not understand"),
+    (b"memdump stream 2\n" + record(b"D", b"abc"), "does not understand"),
 )
 
 
@@ -372,6 +372,53 @@ def test_many_senders_until_interrupted(folder: Path) -> None:
     assert status == 0
     assert sorted(out.splitlines()) == [f"{folder}/{n}.lime" for n in range(3)]
     assert {sha256sum(folder / f"{n}.lime") for n in range(3)} == {hashlib.sha256(data).hexdigest()}
+
+
+HASTY = """
+import sys
+from memdump.cli import main, receive
+from memdump.machine import wire
+wire.STALL, receive._AT_ONCE = 1.0, 2
+sys.exit(main(["receive", "0", sys.argv[1], "--keep"]))
+"""
+
+
+def test_senders_that_fall_silent_keep_nobody_waiting(folder: Path) -> None:
+    command: list[str | Path] = [sys.executable, "-c", HASTY, folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as there:
+        assert there.stderr
+        port = int(there.stderr.readline().split(",")[0].rsplit(":", 1)[1])
+        silent = []
+        for number in range(2):
+            hello = json.dumps({**HELLO, "name": f"{number}.lime"}).encode()
+            silent.append(socket.create_connection(("127.0.0.1", port), 60))
+            silent[-1].sendall(b"memdump stream 2\n" + record(b"H", hello))
+            assert read_record(silent[-1])[0] == b"R"
+        # This one has little to say, but says that it is there.
+        out, err = sender(f"tcp:127.0.0.1:{port}", name="other.lime").communicate(b"abc", timeout=60)
+        assert (out, err) == (b"sending\ncommitted\ndone\n", b"")
+        there.send_signal(signal.SIGINT)
+        _, said = there.communicate(timeout=60)
+    assert said.count("does not answer, after 0 bytes") == 2
+
+
+def test_a_sender_that_only_says_that_it_is_there_is_waited_for(folder: Path) -> None:
+    command: list[str | Path] = [sys.executable, "-c", HASTY.replace(', "--keep"', ""), folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as there:
+        assert there.stderr
+        port = int(there.stderr.readline().split(",")[0].rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port), 60) as connection:
+            connection.sendall(BEGIN)
+            for _ in range(6):
+                time.sleep(0.4)
+                connection.sendall(record(b"P"))
+            connection.sendall(record(b"D", b"abc") + record(b"C", digested(b"abc")))
+            for _ in range(6):
+                time.sleep(0.4)
+                connection.sendall(record(b"P"))
+            connection.sendall(record(b"E"))
+            out, said = there.communicate(timeout=60)
+    assert (there.returncode, out) == (0, f"{folder}/web1.lime\n"), said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

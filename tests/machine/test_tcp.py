@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import struct
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def test_the_sender_speaks_as_the_documentation_says() -> None:
     heard: list[tuple[bytes, bytes]] = []
 
     def serve(connection: socket.socket) -> None:
-        assert read(connection, 17) == b"memdump stream 1\n"
+        assert read(connection, 17) == b"memdump stream 2\n"
         heard.append(read_record(connection))
         connection.sendall(READY)
         arrived = b""
@@ -217,6 +218,35 @@ def test_a_receiver_that_takes_nothing_more_is_given_up(monkeypatch: pytest.Monk
                     place.write(bytes(MIB))
         finally:
             done.append(0)
+
+
+def test_a_sender_that_has_nothing_to_send_says_that_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "PULSE", 0.05)
+    heard: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        read(connection, 17)
+        read_record(connection)
+        connection.sendall(READY)
+        while (kind := read_record(connection)[0]) not in (b"C", b""):
+            heard.append(kind)
+        connection.sendall(record(b"K", digested(b"abcdef")))
+        while (kind := read_record(connection)[0]) not in (b"E", b""):
+            heard.append(kind)
+
+    with listener(serve) as port, open_destination(f"tcp:127.0.0.1:{port}", PLAIN) as place:
+        time.sleep(0.3)  # a sweep
+        place.write(b"abc")
+        time.sleep(0.3)
+        place.write(b"def")
+        place.commit()
+        time.sleep(0.3)  # a passphrase
+    said = b"".join(heard)
+    assert re.fullmatch(b"P+DP+DP+", said)
+    for thread in threading.enumerate():
+        if thread.name == "pulse":
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def test_a_machine_that_is_gone_is_noticed_by_the_system() -> None:

@@ -174,7 +174,7 @@ def _take_data(
     """Write what comes, and give the first record that is no data."""
     told = None
     while True:
-        record = line.receive()
+        record = _next(line)
         if record.kind != wire.DATA:
             return record
         digest.write(memoryview(record.data))
@@ -184,12 +184,20 @@ def _take_data(
             line.send(wire.TROUBLE, f"{told} of the receiver".encode())
 
 
+def _next(line: wire.Wire) -> wire.Record:
+    """Wait for the next record that says something; raises `wire.Broken` where the sender is silent."""
+    while True:
+        record = line.receive(wire.STALL)
+        if record.kind != wire.ALIVE:
+            return record
+
+
 def _finish(line: wire.Wire, place: Destination, size: int, sha256: str) -> Optional[str]:
     """Say what was written, take the attachments, and tell why not all came."""
     try:
         line.send(wire.ACK, wire.pack({"size": size, "sha256": sha256}))
         while True:
-            kind, data = line.receive(wire.STALL)
+            kind, data = _next(line)
             if kind == wire.END:
                 return None
             suffix, _, content = bytes(data).partition(b"\n")

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import socket
+import threading
 from typing import Optional, Union
 
 from memdump.errors import MemdumpError
@@ -21,6 +22,9 @@ class TcpDestination(Destination):
         self._trouble: Optional[str] = None
         self._ended = False
         self._wire: Optional[wire.Wire] = wire.Wire(_connect(host, port, self._peer, options), self._peer)
+        # A connection over TLS may be used by one thread at a time.
+        self._in_use = threading.RLock()
+        self._lost = threading.Event()
         try:
             self.file = self._introduce(options)
         except BaseException:
@@ -29,6 +33,14 @@ class TcpDestination(Destination):
         self.place = f"tcp:{self._peer} ({self.file})"
         self.partial = f"what was sent stands in {self.file}.part at {self._peer}"
         self._digest = Digest(_Records(self))
+        threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
+
+    def _pulse(self) -> None:
+        """Say again and again that we are there: a sweep or a passphrase may take longer than is waited for."""
+        while not self._lost.wait(wire.PULSE):
+            with self._in_use, contextlib.suppress(MemdumpError):  # which the next record meets too
+                if self._wire is not None:
+                    self._wire.send(wire.ALIVE)
 
     def _introduce(self, options: Options) -> str:
         assert self._wire
@@ -65,9 +77,10 @@ class TcpDestination(Destination):
 
     def send_data(self, data: memoryview) -> None:
         """Send a record of data, and hear what the receiver has to say meanwhile."""
-        while self._wire and self._wire.waiting():
-            self._hear()
-        self._send(wire.DATA, data)
+        with self._in_use:
+            while self._wire and self._wire.waiting():
+                self._hear()
+            self._send(wire.DATA, data)
 
     def commit(self) -> None:
         """Have the receiver give it its name, and see that it has what was sent."""
@@ -94,8 +107,9 @@ class TcpDestination(Destination):
 
     def _deliver(self, kind: bytes, data: bytes, size: int, sha256: str) -> None:
         """Send a record, and see that the receiver has written these bytes; raises `MemdumpError`."""
-        self._send(kind, data)
-        found = wire.unpack(self._hear(wire.ACK), self._peer, size=int, sha256=str)
+        with self._in_use:
+            self._send(kind, data)
+            found = wire.unpack(self._hear(wire.ACK), self._peer, size=int, sha256=str)
         if found != {"size": size, "sha256": sha256}:
             self._lose()
             raise MemdumpError(
@@ -136,15 +150,18 @@ class TcpDestination(Destination):
                 return data
 
     def _lose(self) -> None:
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
+        self._lost.set()
+        with self._in_use:
+            if self._wire is not None:
+                self._wire.close()
+                self._wire = None
 
     def close(self) -> None:
         """Say that nothing more comes, and close the connection."""
-        if self._wire is not None:
-            with contextlib.suppress(MemdumpError):
-                self._wire.send(wire.END)
+        with self._in_use:
+            if self._wire is not None:
+                with contextlib.suppress(MemdumpError):
+                    self._wire.send(wire.END)
             self._lose()
 
 

@@ -13,7 +13,7 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple, Type, Union
 
 from memdump.errors import MemdumpError, UsageError
 
-MAGIC = b"memdump stream 1\n"
+MAGIC = b"memdump stream 2\n"
 HEADER = struct.Struct(">cI")
 
 HELLO = b"H"
@@ -28,6 +28,8 @@ ATTACH = b"F"
 """Sender, after COMMIT or ABANDON: a suffix, a line feed, and the bytes of a small file."""
 END = b"E"
 """Sender: no more attachments."""
+ALIVE = b"P"
+"""Sender, at any time after HELLO: it is at work and has nothing to send (a sweep, a token to be touched)."""
 READY = b"R"
 """Receiver, after HELLO: JSON with ``name``, the file that it becomes there."""
 TROUBLE = b"T"
@@ -45,6 +47,7 @@ _LARGEST = {
     ABANDON: 4 << 10,
     ATTACH: 16 << 20,
     END: 0,
+    ALIVE: 0,
     READY: 4 << 10,
     TROUBLE: 4 << 10,
     FAILED: 4 << 10,
@@ -59,7 +62,9 @@ _CONNECTING = 20.0
 """Seconds."""
 
 STALL = 120.0
-"""Seconds after which a peer that takes nothing, or does not answer, counts as lost."""
+"""Seconds after which a peer that takes nothing, or says nothing, counts as lost."""
+PULSE = 20.0
+"""Seconds after which a sender that has nothing else to say says that it is there."""
 
 
 class Broken(MemdumpError):
