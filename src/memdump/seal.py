@@ -16,7 +16,7 @@ from memdump.errors import UsageError
 from memdump.machine.stage import Packing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from memdump.image.age import AgeWriter
     from memdump.image.age_keys import Recipient
@@ -79,7 +79,7 @@ class Sealed:
         """Take all of ``data``."""
         self._stream.write(data)
 
-    def close(self, metadata: bytes = b"") -> None:
+    def close(self, metadata: Callable[[], Iterable[bytes]] | None = None) -> None:
         """End the layers, with ``metadata`` inside where the format has room for it."""
         if self._zstd is not None:
             self._zstd.close(metadata)

@@ -189,6 +189,12 @@ def digested(data: bytes) -> bytes:
     return json.dumps({"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}).encode()
 
 
+def beside(suffix: bytes, data: bytes) -> bytes:
+    """A file beside the image, in small pieces."""
+    pieces = b"".join(record(b"D", data[at : at + 2]) for at in range(0, len(data), 2))
+    return record(b"B", suffix) + pieces + record(b"F", digested(data))
+
+
 BEGIN = b"memdump stream 2\n" + record(b"H", json.dumps(HELLO).encode())
 
 
@@ -197,7 +203,7 @@ def test_the_protocol_by_hand(folder: Path) -> None:
         answers = talk(
             there.port,
             *(BEGIN, record(b"D", b"ab"), record(b"D"), record(b"D", b"c"), record(b"C", digested(b"abc"))),
-            *(record(b"F", b".json\n{}\n"), record(b"F", b".json.sig\nsignature"), record(b"E")),
+            *(beside(b".json", b"{}\n"), beside(b".json.sig", b"signature"), record(b"E")),
         )
         assert there.end()[:2] == (0, f"{folder}/web1.lime\n")
     assert [kind for kind, _ in answers] == [b"R", b"K", b"K", b"K"]
@@ -214,7 +220,7 @@ def test_an_image_that_is_given_up_stays_a_part_with_its_manifest(folder: Path) 
         talk(
             there.port,
             *(BEGIN, record(b"D", b"abc"), record(b"A", digested(b"abc"))),
-            *(record(b"F", b".json\n{}"), record(b"E")),
+            *(beside(b".json", b"{}"), record(b"E")),
         )
         status, path, said = there.end()
     assert (status, path) == (1, f"{folder}/web1.lime.part\n")
@@ -233,7 +239,7 @@ def test_an_image_that_is_given_up_stays_a_part_with_its_manifest(folder: Path) 
         record(b"H", json.dumps(HELLO).encode()),
         record(b"K", digested(b"abc")),
         record(b"E"),
-        record(b"F", b".json\n{}"),
+        record(b"B", b".json"),
         record(b"?"),
         b"D\xff\xff\xff\xff",
         b"D\x00\x10\x00\x01",
@@ -254,9 +260,13 @@ def test_what_is_not_ended_as_it_should_stays_a_part(folder: Path, end: bytes) -
     "attached",
     [
         b"",
-        record(b"F", b".bashrc\nx"),
-        record(b"F", b"/../x.json\nx"),
-        record(b"F", b"x"),
+        record(b"B", b".bashrc"),
+        record(b"B", b"/../x.json"),
+        record(b"B"),
+        record(b"B", b".json") + record(b"D", b"{}"),
+        record(b"B", b".json") + record(b"D", b"{}") + record(b"E"),
+        record(b"B", b".json") + record(b"D", b"{}") + record(b"F", digested(b"[]")),
+        record(b"F", digested(b"")),
         b"F\xff\xff\xff\xff",
     ],
 )

@@ -43,7 +43,7 @@ def write(pieces: Sequence[bytes], metadata: bytes = b"", frame: int = FRAME, th
     writer = SeekableWriter(stream, frame=frame, threads=threads)
     for piece in pieces:
         writer.write(piece)
-    writer.close(metadata)
+    writer.close((lambda: [metadata[:9], metadata[9:]]) if metadata else None)
     return stream.getvalue()
 
 

@@ -46,9 +46,8 @@ def test_the_sender_speaks_as_the_documentation_says() -> None:
             arrived += found[1]
         heard.append(found)
         connection.sendall(record(b"K", digested(arrived)))
-        attached = read_record(connection)
-        heard.append(attached)
-        connection.sendall(record(b"K", digested(attached[1].partition(b"\n")[2])))
+        heard.extend(read_record(connection) for _ in range(4))
+        connection.sendall(record(b"K", digested(b"[1,\n2]\n")))
         heard.append(read_record(connection))
         heard.append(read_record(connection))
 
@@ -60,11 +59,14 @@ def test_the_sender_speaks_as_the_documentation_says() -> None:
         place.write(memoryview(buffer)[7:])
         buffer[:] = bytes(len(data))
         place.commit()
-        place.attach(".json", b"{}\n")
+        place.attach(".json", iter([b"[1,\n", b"2]\n"]))
     assert heard == [
         (b"H", b'{"name": "web1.lime.zst", "layers": ["zstd"], "size": 7, "exact": false, "reserve": 0}'),
         (b"C", digested(data)),
-        (b"F", b".json\n{}\n"),
+        (b"B", b".json"),
+        (b"D", b"[1,\n"),
+        (b"D", b"2]\n"),
+        (b"F", digested(b"[1,\n2]\n")),
         (b"E", b""),
         (b"", b""),
     ]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from memdump.machine.destination import Destination
     from memdump.machine.interrupt import Interrupt
     from memdump.machine.manifest import Manifest
+    from memdump.machine.output import Content
     from memdump.machine.pipeline import Stream
     from memdump.machine.source import Source
     from memdump.machine.sources import Chosen
@@ -71,8 +72,8 @@ class Facts(Protocol):
     def complete(self) -> bool:
         """Whether what was taken is whole."""
 
-    def to_json(self) -> str:
-        """Give the text of the file."""
+    def json_pieces(self) -> Iterator[bytes]:
+        """Give the text of the file, in pieces."""
 
 
 def plan(args: argparse.Namespace, source: Source, sealing: Sealing) -> Layout:
@@ -198,7 +199,7 @@ def take(
     # What is not wrapped in anything is digested once.
     digest = Digest(target) if layout.sealing.layers else None
     sealed = layout.sealing.upon(digest or target)
-    course = Course(sealed)
+    course: Course = Course(sealed, lambda: sealed.arrived(digest.size if digest else course.size))
     with _stage(args, layout, source) as stage:
         how = Plan(stage, args.skip == "free", args.max_rate)
         taken = _acquire(source, course, how, layout, target, interrupt)
@@ -269,7 +270,7 @@ def _acquire(
 def end(facts: Facts, sealed: Sealed, target: Destination) -> str | None:
     """End the image, with a copy of the manifest in it where there is room; give what goes wrong."""
     try:
-        sealed.close(facts.to_json().encode())
+        sealed.close(facts.json_pieces)
         if facts.complete:
             target.commit()
     except MemdumpError as error:
@@ -281,23 +282,23 @@ def end(facts: Facts, sealed: Sealed, target: Destination) -> str | None:
 
 def attach(args: argparse.Namespace, facts: Facts, target: Destination) -> int:
     """Put manifest and signature in their places; the image is there by now, whatever happens to them."""
-    data = facts.to_json().encode()
     try:
-        _put(args, target, manifest.SUFFIX, data)
+        _put(args, target, manifest.SUFFIX, facts.json_pieces())
     except MemdumpError as error:
         _say(f"{error}; the manifest follows, since it is to be had nowhere else:")
-        print(data.decode(), end="", file=sys.stderr)
+        for piece in facts.json_pieces():
+            print(piece.decode(), end="", file=sys.stderr)
         return _INCOMPLETE
     try:
         if args.sign:
-            _put(args, target, sshsig.SUFFIX, _sign(data, args.sign))
+            _put(args, target, sshsig.SUFFIX, _sign(facts, args.sign))
     except MemdumpError as error:
         _say(str(error))
         return _INCOMPLETE
     return 0
 
 
-def _put(args: argparse.Namespace, target: Destination, suffix: str, content: bytes) -> None:
+def _put(args: argparse.Namespace, target: Destination, suffix: str, content: Content) -> None:
     if args.manifest:
         write_file(args.manifest + suffix[len(manifest.SUFFIX) :], content)
     elif target.attaches:
@@ -306,11 +307,11 @@ def _put(args: argparse.Namespace, target: Destination, suffix: str, content: by
         _say(f"{target.file}{suffix} finds no place beside the image: --manifest FILE names one here")
 
 
-def _sign(data: bytes, key: str) -> bytes:
+def _sign(facts: Facts, key: str) -> bytes:
     if sshsig.wants_touch(key):
         _say(f"{key}: touch the token to sign the manifest")
     try:
-        return sshsig.sign(data, key)
+        return sshsig.sign(facts.json_pieces(), key)
     except MemdumpError as error:
         later = f"ssh-keygen -Y sign -n {sshsig.NAMESPACE} -f KEY MANIFEST"
         raise MemdumpError(f"{error}; the manifest is not signed, which '{later}' makes up for") from None

@@ -30,6 +30,8 @@ from memdump.image.zstd_layout import (
 from memdump.machine.buffers import page_aligned
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from memdump.machine.pipeline import Stream
 
 LEVEL = 1
@@ -102,9 +104,10 @@ class SeekableWriter:
             if end == self._batch:
                 self._submit()
 
-    def close(self, metadata: bytes = b"") -> None:
+    def close(self, metadata: Callable[[], Iterable[bytes]] | None = None) -> None:
         """Pass on all that is left, then ``metadata``, where there is any, and the table.
 
+        It is called twice, since its size stands in front of it, and its pieces may be many.
         Raises as `write` does.
         """
         self._check()
@@ -113,9 +116,8 @@ class SeekableWriter:
             self._submit()
         self._pass_on(0)
         self._workers.shutdown()
-        if metadata:
-            content = METADATA_TAG + metadata
-            self._append(SKIPPABLE.pack(METADATA_MAGIC, len(content)) + content, 0, CHECKSUM_OF_NOTHING)
+        if metadata is not None:
+            self._put(metadata)
         table = self._table
         if sys.byteorder == "big":
             table = table[:]
@@ -125,6 +127,15 @@ class SeekableWriter:
         self._flush()
         self._stream.write(memoryview(table).cast("B"))
         self._stream.write(FOOTER.pack(len(self._table) // 3, WITH_CHECKSUMS, FOOTER_MAGIC))
+
+    def _put(self, metadata: Callable[[], Iterable[bytes]]) -> None:
+        size = len(METADATA_TAG) + sum(map(len, metadata()))
+        self._table.extend((SKIPPABLE.size + size, 0, CHECKSUM_OF_NOTHING))
+        self._packed += SKIPPABLE.pack(METADATA_MAGIC, size) + METADATA_TAG
+        for piece in metadata():
+            self._packed += piece
+            if len(self._packed) >= _PASSED_ON:
+                self._flush()
 
     @property
     def seconds(self) -> float:

@@ -35,7 +35,7 @@ class Taken(NamedTuple):
     """What was to be taken."""
     unreadable: Sequence[Range]
     """What could not be read, and stands as zeros in the image."""
-    skipped: Sequence[Range]
+    skipped: pieces.Ranges
     """What was left out because nobody used it."""
     not_taken: Sequence[Range]
     """What is missing because the run was stopped."""
@@ -109,7 +109,7 @@ def acquire(source: Source, stream: Stream, plan: Plan, progress: Callable[[int]
         ended=source.now(),
         ranges=ranges,
         unreadable=_below(broken.joined(reader.unreadable, lost), reached, stopped_by),
-        skipped=_below(reader.skipped, reached, stopped_by),
+        skipped=reader.skipped.below(reached) if stopped_by else reader.skipped,
         not_taken=_above(ranges, reached) if stopped_by else [],
         kernel_first=stage is not None,
         staged=stage.taken if stage else 0,

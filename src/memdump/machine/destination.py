@@ -15,7 +15,7 @@ from memdump.errors import MemdumpError, UsageError
 
 if TYPE_CHECKING:
     from memdump.machine.manifest import Part
-    from memdump.machine.output import Output
+    from memdump.machine.output import Content, Output
 
 _MOUNTS = "/proc/self/mountinfo"
 _SECRET = re.compile(r"^(\w+://)([^/?#]*@)?([^?#]*).*$", re.DOTALL)
@@ -76,8 +76,8 @@ class Destination(abc.ABC):
         """
 
     @abc.abstractmethod
-    def attach(self, suffix: str, data: bytes) -> None:
-        """Put a small file beside the image, after its end; raises `MemdumpError` where that fails.
+    def attach(self, suffix: str, data: "Content") -> None:
+        """Put a file beside the image, after its end; raises `MemdumpError` where that fails.
 
         The suffix (``.json``) goes behind the image's whole name, that of the finished image even where it
         is not finished.
@@ -241,11 +241,9 @@ class StandardOutput(Destination):
     def abandon(self) -> None:
         """Do nothing: nobody can be told here that it is not whole."""
 
-    def attach(self, suffix: str, data: bytes) -> None:
+    def attach(self, suffix: str, data: "Content") -> None:  # noqa: ARG002
         """Refuse: there is nothing beside it."""
-        raise MemdumpError(
-            f"{len(data)} bytes ({suffix}) find no place: standard output takes the image alone"
-        )
+        raise MemdumpError(f"{suffix} finds no place: standard output takes the image alone")
 
     def close(self) -> None:
         """Do nothing: standard output stays open."""

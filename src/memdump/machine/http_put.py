@@ -10,6 +10,7 @@ from typing import Optional, Tuple, Union
 from memdump.errors import MemdumpError, UsageError
 from memdump.machine import wire
 from memdump.machine.destination import Destination, Options, shown
+from memdump.machine.output import Content
 
 _FIRST_WORD = 2.0
 """Seconds given to the server to refuse before anything is sent; not every server knows how to."""
@@ -110,11 +111,9 @@ class HttpDestination(Destination):
             self._connection.close()
             self._connection = None
 
-    def attach(self, suffix: str, data: bytes) -> None:
+    def attach(self, suffix: str, data: Content) -> None:  # noqa: ARG002
         """Refuse: the address permits one object."""
-        raise MemdumpError(
-            f"{self.file}{suffix}: {len(data)} bytes find no place; the address takes the image alone"
-        )
+        raise MemdumpError(f"{self.file}{suffix}: finds no place; the address takes the image alone")
 
     def close(self) -> None:
         """Do nothing: the end of the PUT was the end."""

@@ -15,6 +15,7 @@ from memdump.machine import http_put
 from memdump.machine.destination import Destination, Options, shown
 from memdump.machine.file_destination import FileDestination
 from memdump.machine.http_put import HttpDestination
+from memdump.machine.output import Content
 
 _STEP = 1 << 20
 _NAME = re.compile(r"[\w+=@-][\w.+=@-]{0,199}")
@@ -90,7 +91,7 @@ class SpooledPut(Destination):
         """Leave the file as the part that it is."""
         self._file.abandon()
 
-    def attach(self, suffix: str, data: bytes) -> None:
+    def attach(self, suffix: str, data: Content) -> None:
         """Write it beside the file, where it stays: the address takes the image alone."""
         self._file.attach(suffix, data)
 

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Optional, Sequence, Type, Union
+from typing import TYPE_CHECKING, Iterable, Optional, Sequence, Type, Union
 
 from memdump.errors import MemdumpError, NotPermitted, UsageError
 from memdump.machine.direct import Direct
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from memdump.machine.reserve import Reserve
 
 PathLike = Union[str, "os.PathLike[str]"]
+
+Content = Union[bytes, Iterable[bytes]]
+"""What is written to a file beside an image: bytes, or pieces where they are too many to be held at once."""
 
 _AT_ONCE = 256 << 10
 """Bytes; for more, file systems look for large blocks of memory, which costs many times the writing."""
@@ -252,10 +255,16 @@ class Output:
             Path(self.part).unlink()
 
 
-def write_file(path: str, data: bytes) -> None:
-    """Write a small file whole or not at all; raises `MemdumpError`."""
+def each(content: Content) -> Iterable[bytes]:
+    """Give the pieces of a content."""
+    return [content] if isinstance(content, bytes) else content
+
+
+def write_file(path: str, content: Content) -> None:
+    """Write a file whole or not at all; raises `MemdumpError`."""
     with Output(path) as out:
-        out.write(data)
+        for piece in each(content):
+            out.write(piece)
         out.commit()
 
 

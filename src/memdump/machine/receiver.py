@@ -10,7 +10,7 @@ import re
 import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, NamedTuple, Optional
 
 from memdump.errors import MemdumpError, UsageError
 from memdump.machine import wire
@@ -200,15 +200,38 @@ def _finish(line: wire.Wire, place: Destination, size: int, sha256: str) -> Opti
             kind, data = _next(line)
             if kind == wire.END:
                 return None
-            suffix, _, content = bytes(data).partition(b"\n")
-            if kind != wire.ATTACH or suffix.decode("ascii", "replace") not in wire.SUFFIXES:
-                raise MemdumpError(f"{line.peer}: sent what memdump does not understand")
-            place.attach(suffix.decode(), content)
-            found = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            line.send(wire.ACK, wire.pack(found))
+            suffix = data.decode("ascii", "replace")
+            if kind != wire.BESIDE or suffix not in wire.SUFFIXES:
+                raise wire.Broken(f"{line.peer}: sent what memdump does not understand")
+            beside = _Beside(line)
+            place.attach(suffix, beside)
+            line.send(wire.ACK, wire.pack(beside.found))
     except MemdumpError as error:
         _fail(line, str(error), Path(place.place))
         return str(error)
+
+
+class _Beside:
+    """The bytes of a file beside the image, as they come; `Broken` where they are not what was sent."""
+
+    def __init__(self, line: wire.Wire) -> None:
+        self.found: Dict[str, Any] = {}
+        self._line = line
+
+    def __iter__(self) -> Iterator[bytes]:
+        digest, size = hashlib.sha256(), 0
+        while True:
+            kind, data = _next(self._line)
+            if kind != wire.DATA:
+                break
+            digest.update(data)
+            size += len(data)
+            if size > wire.MOST_BESIDE:
+                raise wire.Broken(f"{self._line.peer}: sends too large a file beside the image")
+            yield bytes(data)
+        self.found = {"size": size, "sha256": digest.hexdigest()}
+        if kind != wire.ATTACH or wire.unpack(data, self._line.peer, size=int, sha256=str) != self.found:
+            raise wire.Broken(f"{self._line.peer}: what arrived is not what was sent")
 
 
 def _fail(line: wire.Wire, why: str, path: Path) -> None:

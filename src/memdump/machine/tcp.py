@@ -9,6 +9,7 @@ from typing import Optional, Union
 from memdump.errors import MemdumpError
 from memdump.machine import wire
 from memdump.machine.destination import Destination, Options
+from memdump.machine.output import Content, each
 from memdump.machine.pipeline import Digest
 
 
@@ -36,7 +37,7 @@ class TcpDestination(Destination):
         threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
 
     def _pulse(self) -> None:
-        """Say again and again that we are there: a sweep or a passphrase may take longer than is waited for."""
+        """Say again and again that we are there: a sweep or a passphrase may take longer than they wait."""
         while not self._lost.wait(wire.PULSE):
             with self._in_use, contextlib.suppress(MemdumpError):  # which the next record meets too
                 if self._wire is not None:
@@ -99,11 +100,18 @@ class TcpDestination(Destination):
             kind, wire.pack({"size": self._digest.size, "sha256": sha256}), self._digest.size, sha256
         )
 
-    def attach(self, suffix: str, data: bytes) -> None:
-        """Send a small file along."""
-        self._deliver(
-            wire.ATTACH, suffix.encode() + b"\n" + data, len(data), hashlib.sha256(data).hexdigest()
-        )
+    def attach(self, suffix: str, data: Content) -> None:
+        """Send a file along."""
+        digest, size = hashlib.sha256(), 0
+        with self._in_use:
+            self._send(wire.BESIDE, suffix.encode())
+            for piece in each(data):
+                for start in range(0, len(piece), wire.MOST_DATA):
+                    self._send(wire.DATA, piece[start : start + wire.MOST_DATA])
+                digest.update(piece)
+                size += len(piece)
+            sha256 = digest.hexdigest()
+            self._deliver(wire.ATTACH, wire.pack({"size": size, "sha256": sha256}), size, sha256)
 
     def _deliver(self, kind: bytes, data: bytes, size: int, sha256: str) -> None:
         """Send a record, and see that the receiver has written these bytes; raises `MemdumpError`."""

@@ -24,8 +24,10 @@ COMMIT = b"C"
 """Sender: all is sent; JSON with ``size`` and ``sha256`` of all DATA."""
 ABANDON = b"A"
 """Sender: no more comes, and it is not the whole; JSON as of COMMIT."""
+BESIDE = b"B"
+"""Sender, after COMMIT or ABANDON: the suffix of a file beside the image, whose bytes follow as DATA."""
 ATTACH = b"F"
-"""Sender, after COMMIT or ABANDON: a suffix, a line feed, and the bytes of a small file."""
+"""Sender, behind these: that was all of it; JSON as of COMMIT."""
 END = b"E"
 """Sender: no more attachments."""
 ALIVE = b"P"
@@ -45,7 +47,8 @@ _LARGEST = {
     DATA: MOST_DATA,
     COMMIT: 4 << 10,
     ABANDON: 4 << 10,
-    ATTACH: 16 << 20,
+    BESIDE: 64,
+    ATTACH: 4 << 10,
     END: 0,
     ALIVE: 0,
     READY: 4 << 10,
@@ -57,6 +60,8 @@ _LARGEST = {
 
 SUFFIXES = (".json", ".json.sig", ".custody.jsonl")
 """What may be attached."""
+MOST_BESIDE = 256 << 20
+"""Bytes that a file beside an image may have."""
 
 _CONNECTING = 20.0
 """Seconds."""
