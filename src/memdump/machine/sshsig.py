@@ -167,16 +167,11 @@ def _piped(data: bytes) -> Iterator[str]:
 
 
 def _run(arguments: List[str], data: Content = b"") -> "subprocess.CompletedProcess[str]":
+    pipes = [int(word[len(_PIPES) :]) for word in arguments if word.startswith(_PIPES)]
+    pipe = subprocess.PIPE
+    command = [_PROGRAM, *arguments]
     try:
-        with (
-            subprocess.Popen(  # noqa: S603
-                [_PROGRAM, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=[int(word[len(_PIPES) :]) for word in arguments if word.startswith(_PIPES)],
-            ) as program
-        ):
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=pipes) as program:  # noqa: S603
             assert program.stdin
             with contextlib.suppress(BrokenPipeError):  # it ended without reading, and says why
                 for piece in each(data):
