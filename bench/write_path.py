@@ -137,7 +137,7 @@ def _path(source: Remembered, folder: Path) -> Step:
             digest = Digest(target)
             sealed = sealing.upon(digest)
             taken = acquire(source, sealed, Plan(), lambda _: None, lambda: None)
-            sealed.close(b"{}")
+            sealed.close(lambda: [b"{}"])
             target.commit()
             digest.close()
     if not taken.complete:

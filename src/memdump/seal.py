@@ -16,7 +16,7 @@ from memdump.errors import UsageError
 from memdump.machine.stage import Packing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from memdump.image.age import AgeWriter
     from memdump.image.age_keys import Recipient
@@ -79,12 +79,23 @@ class Sealed:
         """Take all of ``data``."""
         self._stream.write(data)
 
-    def close(self, metadata: bytes = b"") -> None:
+    def close(self, metadata: Callable[[], Iterable[bytes]] | None = None) -> None:
         """End the layers, with ``metadata`` inside where the format has room for it."""
         if self._zstd is not None:
             self._zstd.close(metadata)
         if self._age is not None:
             self._age.close()
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """How long it was compressing and encrypting so far."""
+        return self._zstd.seconds if self._zstd else 0.0, self._age.seconds if self._age else 0.0
+
+    def arrived(self, written: int) -> int:
+        """Give how many bytes of the stream can be had from the first ``written`` of what it became."""
+        if self._age is not None:
+            written = self._age.passed_on
+        return written if self._zstd is None else self._zstd.unpacked(written)
 
 
 def _packing(encrypt: bool) -> Packing:

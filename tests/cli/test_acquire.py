@@ -130,6 +130,31 @@ def test_a_terminal_gets_no_image(machine: Machine) -> None:
     assert b"terminal" in done.stderr
 
 
+def test_a_closed_standard_output_is_wrong_usage(machine: Machine) -> None:
+    status, _, err = run(machine, "-", "--no-encrypt", preexec_fn=lambda: os.close(1))
+    assert (status, err.splitlines()[-1]) == (
+        2,
+        "memdump: standard output is closed: name a file, or send standard output on",
+    )
+
+
+def test_a_pipe_that_does_not_wait_gets_the_whole_image(machine: Machine) -> None:
+    """As a shell leaves it whose other programs use the pipe without waiting."""
+    inside, outside = os.pipe()
+    os.set_blocking(outside, False)
+    process = subprocess.Popen(
+        command(machine, "0", "-", "--no-encrypt"), stdout=outside, stderr=subprocess.PIPE
+    )
+    os.close(outside)
+    with os.fdopen(inside, "rb") as file:
+        time.sleep(1)  # until it is full
+        data = file.read()
+    assert process.stderr
+    err = process.stderr.read()
+    assert process.wait(60) == 0, err
+    assert joined(data) == machine.memory
+
+
 @pytest.mark.parametrize("name", [*WHOLE, "web1.lime.part"])
 def test_nothing_that_exists_is_written_over(machine: Machine, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("precious")
@@ -179,6 +204,19 @@ def test_a_signal_leaves_a_part_that_says_it_is_one(
     assert sum(map(len, taken.values())) + missing == sum(map(len, machine.memory.values()))
 
 
+def test_a_manifest_that_finds_no_place_any_more_is_printed(machine: Machine, tmp_path: Path) -> None:
+    process = start(machine, tmp_path / "web1.lime", pause=SLOW)
+    wait_for(tmp_path / "web1.lime.part", 100_000)
+    (tmp_path / "web1.lime.json.part").write_text("precious")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert names(tmp_path) == ["web1.lime", "web1.lime.custody.jsonl", "web1.lime.json.part"]
+    said, _, text = err.decode().partition("nowhere else:\n")
+    assert "web1.lime.json.part: exists already" in said.splitlines()[-1]
+    sha256 = hashlib.sha256((tmp_path / "web1.lime").read_bytes()).hexdigest()
+    assert json.loads(text)["written"]["sha256"] == sha256
+
+
 def test_a_kill_half_way_leaves_nothing_that_looks_whole(machine: Machine, tmp_path: Path) -> None:
     process = start(machine, tmp_path / "web1.lime", pause=SLOW)
     wait_for(tmp_path / "web1.lime.part", 200_000)
@@ -210,8 +248,11 @@ def test_a_file_that_may_not_grow_further_is_told(machine: Machine, tmp_path: Pa
     assert status == 1
     assert "web1.lime.part" in err
     assert names(tmp_path) == PARTIAL
-    assert (tmp_path / "web1.lime.part").stat().st_size == 1_000_000
-    assert json.loads((tmp_path / "web1.lime.json").read_text())["complete"] is False
+    manifest = json.loads((tmp_path / "web1.lime.json").read_text())
+    assert manifest["complete"] is False
+    data = (tmp_path / "web1.lime.part").read_bytes()
+    assert 900_000 < len(data) <= 1_000_000
+    assert manifest["written"]["sha256"] == hashlib.sha256(data).hexdigest()
 
 
 def test_a_full_disk_is_told(machine: Machine) -> None:

@@ -22,7 +22,10 @@ __all__ = ["machine"]
 
 LONG = "a" * 245
 DRY = ("--dry-run", "--source", "kcore")
-PRECIOUS = ("taken.lime", "half.lime.part", "told.lime.json", "split.lime.003", "kept.json", "kept2.json.sig")
+PRECIOUS = (
+    *("taken.lime", "half.lime.part", "told.lime.json", "stale.lime.json.part", "split.lime.003"),
+    *("kept.json", "kept2.json.sig", "kept3.json.sig.part"),
+)
 
 
 @pytest.fixture
@@ -52,6 +55,7 @@ def everything(folder: Path) -> list[str]:
         (("taken.lime",), "taken.lime: exists already and is never written over"),
         (("half.lime",), "half.lime.part: exists already"),
         (("told.lime",), "told.lime.json: exists already"),
+        (("stale.lime",), "stale.lime.json.part: exists already"),
         (("link.lime",), "link.lime: exists already"),
         (("pipe",), "pipe: exists already"),
         (("/dev/null",), "/dev/null: exists already"),
@@ -96,6 +100,8 @@ def test_a_signature_that_would_find_no_place_is_refused(machine: Machine, folde
     status, _, err = run(machine, "-", "--sign", key, "--manifest", "kept2.json", "--no-encrypt", cwd=folder)
     assert status == 2
     assert "kept2.json.sig: exists already" in err
+    status, _, err = run(machine, "-", "--sign", key, "--manifest", "kept3.json", "--no-encrypt", cwd=folder)
+    assert (status, err.splitlines()[-1].split(": ")[1]) == (2, "kept3.json.sig.part"), err
     status, out, err = run(machine, "-", "--sign", key, "--manifest", "m.json", "--no-encrypt", cwd=folder)
     assert status == 0, err
     assert joined(out) == machine.memory

@@ -13,6 +13,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ import pytest
 
 from tests.cli.test_acquire import SLOW, command, machine, names, run, start, wait_for
 from tests.machine.test_acquire import joined
+from tests.machine.test_secret import without_right_to_lock
 
 if TYPE_CHECKING:
     from tests.machine.fake_kcore import Machine
@@ -132,6 +134,57 @@ def test_a_passphrase_is_asked_for_twice(machine: Machine, tmp_path: Path) -> No
     packed = pyrage.passphrase.decrypt((tmp_path / "web1.lime.zst.age").read_bytes(), PASSPHRASE)
     lime = subprocess.run(["zstd", "-dq"], input=packed, check=True, capture_output=True).stdout
     assert joined(lime) == machine.memory
+
+
+@needs_age
+@pytest.mark.parametrize("dry", [True, False])
+def test_no_passphrase_is_asked_for_that_is_not_needed(machine: Machine, tmp_path: Path, dry: bool) -> None:
+    options = ["--dry-run", "--source", "kcore"]
+    if not dry:
+        options = []
+        machine.iomem.write_text("00000000-00000000 : System RAM\n")  # no source opens
+    child, terminal = pty.fork()
+    if not child:
+        words = command(machine, "0", tmp_path / "web1.lime.zst.age", "--passphrase", *options)
+        os.execv(words[0], [str(word) for word in words])
+    said = b""
+    with contextlib.suppress(OSError):  # a terminal whose other end is closed
+        while b"Passphrase" not in said:
+            said += os.read(terminal, 1000)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (0 if dry else 4), said
+    assert (b"web1.lime.zst.age" if dry else b"CAP_SYS_ADMIN") in said
+
+
+@needs_age
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_what_a_key_in_memory_is_exposed_to_is_said_once(
+    machine: Machine, tmp_path: Path, key: Key, encrypted: bool
+) -> None:
+    """A user who may not lock memory, on a machine with swap, which the kernel's own list tells."""
+    words = command(machine, "0", tmp_path / "web1.lime", *(["--recipient", key[1]] * encrypted))
+    swap = f"from memdump.machine import secret; secret.SWAPS = secret.Path({str(swaps(tmp_path))!r})\n"
+    words[2] = swap + str(words[2])
+    done = subprocess.run(words, capture_output=True, text=True, preexec_fn=without_right_to_lock(0))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("a key or passphrase is in memory: memory may be swapped") == encrypted
+    if not encrypted:
+        return
+    look = swap + "import sys; from memdump.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", look, "verify", tmp_path / "web1.lime.zst.age", "--identity", key[0]],
+        capture_output=True,
+        text=True,
+        preexec_fn=without_right_to_lock(0),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("a key or passphrase is in memory: memory may be swapped") == 1
+
+
+def swaps(folder: Path) -> Path:
+    path = folder / "machine" / "swaps"
+    path.write_text("Filename\tType\tSize\tUsed\tPriority\n/dev/sda2 partition 1000 0 -2\n")
+    return path
 
 
 @needs_age

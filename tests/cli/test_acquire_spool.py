@@ -75,6 +75,18 @@ def test_what_is_refused_is_refused_before_memory_is_taken(machine: Machine, spo
     assert "does not permit it (403 ExpiredToken)" in err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("taken", ["web1.lime.zst", "web1.lime.zst.part", "web1.lime.zst.json"])
+@pytest.mark.parametrize("dry", [(), ("--dry-run", "--source", "kcore")])
+def test_what_is_in_the_way_in_the_folder_is_told(
+    machine: Machine, spool: Path, taken: str, dry: tuple[str, ...]
+) -> None:
+    (spool / taken).write_text("precious")
+    with store() as (url, there):
+        status, _, err = run(machine, f"{url}.zst?{SECRET}", "--no-encrypt", "--spool", spool, *dry)
+        assert (status, names(spool), there.arrived) == (2, [taken], {}), err
+    assert f"{taken}: exists already" in err.splitlines()[-1]
+
+
 def test_an_image_that_does_not_arrive_stays_whole_in_the_folder(machine: Machine, spool: Path) -> None:
     with store(answer=(500, {}, b"")) as (url, _):
         status, out, err = run(machine, f"{url}.zst", "--no-encrypt", "--spool", spool)

@@ -108,8 +108,12 @@ def test_a_sender_that_is_killed_leaves_a_part_at_any_moment(folder: Path) -> No
             process.communicate()
             status, path, said = there.end()
         outcomes.add((status, path))
-        assert names(folder) == [f"{number}.lime.part"]
+        assert names(folder) == [f"{number}.lime.custody.jsonl", f"{number}.lime.part"]
         part = (folder / f"{number}.lime.part").read_bytes()
+        entry = json.loads((folder / f"{number}.lime.custody.jsonl").read_bytes())
+        assert entry["detail"].endswith("; it broke off")
+        assert entry["image"]["sha256"] == sha256sum(folder / f"{number}.lime.part")
+        (folder / f"{number}.lime.custody.jsonl").unlink()
         assert data.startswith(part)
         assert f"after {len(part):,} bytes; what was written stands in {folder}/{number}.lime.part" in said
         (folder / f"{number}.lime.part").unlink()
@@ -185,7 +189,13 @@ def digested(data: bytes) -> bytes:
     return json.dumps({"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}).encode()
 
 
-BEGIN = b"memdump stream 1\n" + record(b"H", json.dumps(HELLO).encode())
+def beside(suffix: bytes, data: bytes) -> bytes:
+    """A file beside the image, in small pieces."""
+    pieces = b"".join(record(b"D", data[at : at + 2]) for at in range(0, len(data), 2))
+    return record(b"B", suffix) + pieces + record(b"F", digested(data))
+
+
+BEGIN = b"memdump stream 2\n" + record(b"H", json.dumps(HELLO).encode())
 
 
 def test_the_protocol_by_hand(folder: Path) -> None:
@@ -193,7 +203,7 @@ def test_the_protocol_by_hand(folder: Path) -> None:
         answers = talk(
             there.port,
             *(BEGIN, record(b"D", b"ab"), record(b"D"), record(b"D", b"c"), record(b"C", digested(b"abc"))),
-            *(record(b"F", b".json\n{}\n"), record(b"F", b".json.sig\nsignature"), record(b"E")),
+            *(beside(b".json", b"{}\n"), beside(b".json.sig", b"signature"), record(b"E")),
         )
         assert there.end()[:2] == (0, f"{folder}/web1.lime\n")
     assert [kind for kind, _ in answers] == [b"R", b"K", b"K", b"K"]
@@ -210,7 +220,7 @@ def test_an_image_that_is_given_up_stays_a_part_with_its_manifest(folder: Path) 
         talk(
             there.port,
             *(BEGIN, record(b"D", b"abc"), record(b"A", digested(b"abc"))),
-            *(record(b"F", b".json\n{}"), record(b"E")),
+            *(beside(b".json", b"{}"), record(b"E")),
         )
         status, path, said = there.end()
     assert (status, path) == (1, f"{folder}/web1.lime.part\n")
@@ -229,7 +239,7 @@ def test_an_image_that_is_given_up_stays_a_part_with_its_manifest(folder: Path) 
         record(b"H", json.dumps(HELLO).encode()),
         record(b"K", digested(b"abc")),
         record(b"E"),
-        record(b"F", b".json\n{}"),
+        record(b"B", b".json"),
         record(b"?"),
         b"D\xff\xff\xff\xff",
         b"D\x00\x10\x00\x01",
@@ -242,7 +252,7 @@ def test_what_is_not_ended_as_it_should_stays_a_part(folder: Path, end: bytes) -
     assert (status, path) == (1, "")
     assert said.count("\n") == 2
     assert f"after 3 bytes; what was written stands in {folder}/web1.lime.part" in said
-    assert names(folder) == ["web1.lime.part"]
+    assert names(folder) == ["web1.lime.custody.jsonl", "web1.lime.part"]
     assert (folder / "web1.lime.part").read_bytes() == b"abc"
 
 
@@ -250,9 +260,13 @@ def test_what_is_not_ended_as_it_should_stays_a_part(folder: Path, end: bytes) -
     "attached",
     [
         b"",
-        record(b"F", b".bashrc\nx"),
-        record(b"F", b"/../x.json\nx"),
-        record(b"F", b"x"),
+        record(b"B", b".bashrc"),
+        record(b"B", b"/../x.json"),
+        record(b"B"),
+        record(b"B", b".json") + record(b"D", b"{}"),
+        record(b"B", b".json") + record(b"D", b"{}") + record(b"E"),
+        record(b"B", b".json") + record(b"D", b"{}") + record(b"F", digested(b"[]")),
+        record(b"F", digested(b"")),
         b"F\xff\xff\xff\xff",
     ],
 )
@@ -267,23 +281,23 @@ def test_a_whole_image_without_what_belongs_to_it_is_told(folder: Path, attached
 
 STRANGE = (
     (b"GET / HTTP/1.0\r\n\r\n", "is no memdump"),
-    (b"memdump stream 2\n", "is no memdump, or one of another age"),
+    (b"memdump stream 3\n", "is no memdump, or one of another age"),
     (b"\x16\x03\x01\x02\x00", "speaks TLS; listen with --tls-cert"),
-    (b"memdump stream 1\nH\xff\xff\xff\xff", "does not understand"),
-    (b"memdump stream 1\n" + record(b"H", b"[]"), "does not understand"),
+    (b"memdump stream 2\nH\xff\xff\xff\xff", "does not understand"),
+    (b"memdump stream 2\n" + record(b"H", b"[]"), "does not understand"),
     (
-        b"memdump stream 1\n" + record(b"H", json.dumps({**HELLO, "name": 7}).encode()),
+        b"memdump stream 2\n" + record(b"H", json.dumps({**HELLO, "name": 7}).encode()),
         "does not understand",
     ),
     (
-        b"memdump stream 1\n" + record(b"H", json.dumps({**HELLO, "reserve": -1}).encode()),
+        b"memdump stream 2\n" + record(b"H", json.dumps({**HELLO, "reserve": -1}).encode()),
         "does not understand",
     ),
     (
-        b"memdump stream 1\n" + record(b"H", json.dumps({**HELLO, "reserve": 1 << 63}).encode()),
+        b"memdump stream 2\n" + record(b"H", json.dumps({**HELLO, "reserve": 1 << 63}).encode()),
         "does not understand",
     ),
-    (b"memdump stream 1\n" + record(b"D", b"abc"), "does not understand"),
+    (b"memdump stream 2\n" + record(b"D", b"abc"), "does not understand"),
 )
 
 
@@ -370,6 +384,53 @@ def test_many_senders_until_interrupted(folder: Path) -> None:
     assert {sha256sum(folder / f"{n}.lime") for n in range(3)} == {hashlib.sha256(data).hexdigest()}
 
 
+HASTY = """
+import sys
+from memdump.cli import main, receive
+from memdump.machine import wire
+wire.STALL, receive._AT_ONCE = 1.0, 2
+sys.exit(main(["receive", "0", sys.argv[1], "--keep"]))
+"""
+
+
+def test_senders_that_fall_silent_keep_nobody_waiting(folder: Path) -> None:
+    command: list[str | Path] = [sys.executable, "-c", HASTY, folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as there:
+        assert there.stderr
+        port = int(there.stderr.readline().split(",")[0].rsplit(":", 1)[1])
+        silent = []
+        for number in range(2):
+            hello = json.dumps({**HELLO, "name": f"{number}.lime"}).encode()
+            silent.append(socket.create_connection(("127.0.0.1", port), 60))
+            silent[-1].sendall(b"memdump stream 2\n" + record(b"H", hello))
+            assert read_record(silent[-1])[0] == b"R"
+        # This one has little to say, but says that it is there.
+        out, err = sender(f"tcp:127.0.0.1:{port}", name="other.lime").communicate(b"abc", timeout=60)
+        assert (out, err) == (b"sending\ncommitted\ndone\n", b"")
+        there.send_signal(signal.SIGINT)
+        _, said = there.communicate(timeout=60)
+    assert said.count("does not answer, after 0 bytes") == 2
+
+
+def test_a_sender_that_only_says_that_it_is_there_is_waited_for(folder: Path) -> None:
+    command: list[str | Path] = [sys.executable, "-c", HASTY.replace(', "--keep"', ""), folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as there:
+        assert there.stderr
+        port = int(there.stderr.readline().split(",")[0].rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port), 60) as connection:
+            connection.sendall(BEGIN)
+            for _ in range(6):
+                time.sleep(0.4)
+                connection.sendall(record(b"P"))
+            connection.sendall(record(b"D", b"abc") + record(b"C", digested(b"abc")))
+            for _ in range(6):
+                time.sleep(0.4)
+                connection.sendall(record(b"P"))
+            connection.sendall(record(b"E"))
+            out, said = there.communicate(timeout=60)
+    assert (there.returncode, out) == (0, f"{folder}/web1.lime\n"), said
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_says_what_there_is(folder: Path, number: signal.Signals) -> None:
     with receiver(folder) as there:
@@ -382,6 +443,8 @@ def test_interrupted_it_says_what_there_is(folder: Path, number: signal.Signals)
         process.communicate()
     assert status == 1
     assert f"interrupted; what was received stands in {folder}/web1.lime.part" in err
+    entry = json.loads((folder / "web1.lime.custody.jsonl").read_bytes())
+    assert entry["detail"].endswith("; interrupted")
 
 
 def test_a_folder_for_many_and_a_port(folder: Path) -> None:

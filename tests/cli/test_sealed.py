@@ -55,7 +55,7 @@ def sealed(victim: Made, recipient: str, tmp_path_factory: pytest.TempPathFactor
         stream = Sealing(True, parse_recipients([recipient])).upon(out)
         stream.write(victim.lime_image.read_bytes())
         manifest = victim.folder / path_of(victim.lime_image.name)
-        stream.close(manifest.read_bytes())
+        stream.close(lambda: [manifest.read_bytes()])
         out.commit()
     return path
 

@@ -14,6 +14,7 @@ import pytest
 
 from memdump.cli import main
 from memdump.machine import custody, manifest
+from tests.cli.test_acquire import SLOW, start, wait_for
 from tests.cli.test_acquire import run as acquire
 from tests.image.build import lime
 from tests.machine.fake_kcore import make
@@ -424,17 +425,47 @@ def test_an_image_from_elsewhere_gets_a_record_when_asked(verify: Verify, tmp_pa
     assert (spoilt.status, spoilt.results["file"]) == (1, "FAILED")
 
 
-def test_a_partial_image_holds_as_far_as_it_goes(evidence: Evidence, verify: Verify) -> None:
-    image = (evidence.folder / "plain.lime").rename(evidence.folder / "plain.lime.part")
-    beside = evidence.folder / "plain.lime.json"
-    known = manifest.load(beside)
-    beside.write_text(known._replace(complete=False, stopped_by="stopped by SIGTERM").to_json())
-    with image.open("ab") as file:
-        file.write(b"what a full disk left behind")
-    found = verify(image)
+def stopped(taken: Evidence, name: str, *options: str) -> Path:
+    """An image whose acquisition was stopped in the middle, signed."""
+    machine = make(taken.folder.parent / "machine")
+    process = start(machine, taken.folder / name, "--sign", taken.ssh_key, *options, pause=SLOW)
+    part = taken.folder / f"{name}{'.001' if options else ''}.part"
+    wait_for(part, 100_000)
+    process.terminate()
+    process.communicate(timeout=60)
+    return part
+
+
+@pytest.fixture
+def alone(evidence: Evidence) -> Evidence:
+    """A folder with keys and a machine for further images."""
+    (evidence.folder.parent / "machine").mkdir()
+    return evidence
+
+
+@pytest.mark.parametrize("options", [(), ("--split", "1M")])
+def test_a_partial_image_holds_and_nothing_can_be_put_behind_it(
+    alone: Evidence, verify: Verify, options: tuple[str, ...]
+) -> None:
+    part = stopped(alone, "stopped.lime", *options)
+    image = alone.folder / "stopped.lime.part"
+    found = verify(image, "--signer", f"{alone.ssh_key}.pub")
     assert found.status == 0, found
-    assert found.details["manifest"].endswith("incomplete: stopped by SIGTERM")
-    assert "28 bytes behind what was written whole" in found.details["file"]
+    assert "incomplete: stopped by SIGTERM" in found.details["manifest"]
+    with part.open("ab") as file:  # a forged page, as LiME has it
+        file.write(lime([(0x10000000, b"forged" * 683)]))
+    found = verify(image, "--signer", f"{alone.ssh_key}.pub")
+    assert (found.status, found.results["file"]) == (1, "FAILED")
+    assert "bytes; " in found.details["file"]
+
+
+def test_a_partial_image_has_no_pieces_but_those_that_were_written(alone: Evidence, verify: Verify) -> None:
+    stopped(alone, "stopped.lime", "--split", "1M")
+    extra = alone.folder / f"stopped.lime.{len(list(alone.folder.glob('stopped.lime.0*'))):03}.part"
+    extra.write_bytes(lime([(0x10000000, bytes(4096))]))
+    found = verify(alone.folder / "stopped.lime.part")
+    assert (found.status, found.results["file"]) == (1, "FAILED")
+    assert f"{extra.name} is none of its" in found.details["file"]
 
 
 def test_what_is_no_image_is_told(verify: Verify, tmp_path: Path) -> None:

@@ -363,7 +363,10 @@ def test_a_writer_whose_stream_fails_writes_no_end() -> None:
         for _ in range(100):
             writer.write(bytes(1_000_000))
     stream.room = 1 << 40
-    writer.close()
+    with pytest.raises(OSError, match="no space"):
+        writer.write(b"more")
+    with pytest.raises(OSError, match="no space"):
+        writer.close()
     with pytest.raises(NotADump):
         AgeContent(Bytes(stream.getvalue()), [IDENTITY])
     content = AgeContent(Bytes(stream.getvalue()), [IDENTITY], partial=True)

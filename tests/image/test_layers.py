@@ -52,7 +52,7 @@ def sealed(path: Path, data: bytes, recipients: Sequence[Recipient] = (), *, com
     with Output(path) as out:
         stream = Sealing(compress, recipients).upon(out)
         stream.write(data)
-        stream.close(b"{}")
+        stream.close(lambda: [b"{}"])
         out.commit()
     return path
 

@@ -43,7 +43,7 @@ def write(pieces: Sequence[bytes], metadata: bytes = b"", frame: int = FRAME, th
     writer = SeekableWriter(stream, frame=frame, threads=threads)
     for piece in pieces:
         writer.write(piece)
-    writer.close(metadata)
+    writer.close((lambda: [metadata[:9], metadata[9:]]) if metadata else None)
     return stream.getvalue()
 
 
@@ -163,6 +163,10 @@ def test_a_stream_that_fails_ends_it() -> None:
     with pytest.raises(OSError, match="full"):
         for _ in range(40):
             writer.write(noise)
+    with pytest.raises(OSError, match="full"):
+        writer.write(noise)
+    with pytest.raises(OSError, match="full"):
+        writer.close()
     for thread in threading.enumerate():
         if thread.name.startswith("zstd"):
             thread.join(10)

@@ -52,7 +52,7 @@ def headers(loads: list[Load], vmcoreinfo: bytes | None = b"OSRELEASE=6.1.0\n", 
 
 
 class Machine(NamedTuple):
-    """A machine with 160 KiB and 3 MiB of memory."""
+    """A machine with 160 KiB and some MiB of memory."""
 
     kcore: Path
     iomem: Path
@@ -90,11 +90,14 @@ def write(kcore: Path, memory: dict[int, bytes], more: int = 0, shift: int = 0) 
             file.write(data)
 
 
-def make(folder: Path) -> Machine:
-    """Write a kcore of two ranges and the second view of the kernel image, and the iomem to it."""
+def make(folder: Path, size: int = 0x300000) -> Machine:
+    """Write a kcore of two ranges and the second view of the kernel image, and the iomem to it.
+
+    ``size`` is that of the second range, in bytes.
+    """
     random_bytes = random.Random(0).randbytes
-    memory = {0x1000: random_bytes(0x27000), 0x100000: random_bytes(0x300000)}
+    memory = {0x1000: random_bytes(0x27000), 0x100000: random_bytes(size)}
     kcore, iomem = folder / "kcore", folder / "iomem"
-    iomem.write_text(IOMEM)
+    iomem.write_text(IOMEM.replace("003fffff", f"{0x100000 + size - 1:08x}"))
     write(kcore, memory)
     return Machine(kcore, iomem, memory)

@@ -63,6 +63,44 @@ def test_an_overlay_is_where_its_upper_folder_is(tmp_path: Path) -> None:
     assert destination._file_system(tmp_path, str(mounts)) == "tmpfs"
 
 
+@pytest.mark.parametrize(
+    ("disks", "found"),
+    [
+        (["zram0"], "zram0"),
+        (["ram1"], "ram1"),
+        (["sda1"], None),
+        (["dm-0", "sda1"], None),
+        (["dm-0", "dm-1", "zram3"], "zram3"),
+        (["ramdisk"], None),
+    ],
+)
+def test_a_disk_that_is_memory_is_told_from_others_also_below_lvm(
+    tmp_path: Path, disks: list[str], found: str | None
+) -> None:
+    """The folders as the kernel's Documentation/ABI/stable/sysfs-block describes them."""
+    (tmp_path / "dev").mkdir()
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"22 1 {device(tmp_path)} / / rw - ext4 /dev/{disks[0]} rw\n")
+    above = tmp_path / "dev" / device(tmp_path)
+    for disk in disks:
+        here = tmp_path / "block" / disk
+        (here / "slaves").mkdir(parents=True)
+        above.symlink_to(here)
+        above = here / "slaves" / "below"
+    assert destination._disk_in_ram(tmp_path, str(mounts), str(tmp_path / "dev")) == found
+
+
+def test_a_disk_of_the_kernel_that_is_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = device(tmp_path)
+    (tmp_path / number).symlink_to("/sys/devices/virtual/block/zram0")
+    monkeypatch.setattr(destination._disk_in_ram, "__defaults__", (destination._MOUNTS, str(tmp_path)))
+    monkeypatch.setattr(destination, "_IN_RAM", ())
+    with pytest.raises(UsageError, match=r"lies in memory \(zram0\).*another machine"):
+        destination.check(tmp_path / "a.lime", 1)
+
+
 def test_standard_output_refuses_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     master, slave = os.openpty()
     with os.fdopen(slave, "w") as terminal:

@@ -346,12 +346,18 @@ def test_pieces_are_told_without_the_write_that_failed(
         return whole(self, data)
 
     data = os.urandom(4 * MIB)
-    with FileDestination(tmp_path / "a.lime", PLAIN._replace(split=MIB)) as place:
+    file = FileDestination(tmp_path / "a.lime", PLAIN._replace(split=MIB))
+    with file as place:
         place.write(data[: MIB + 5])
         monkeypatch.setattr(Output, "write", write)
         with pytest.raises(NoRoom):
             place.write(data[MIB + 5 :])
+        file._file.settle()  # the first ones are let go of then, one of them with bytes of the failed write
     monkeypatch.undo()
+    assert {path.name: digest(path.read_bytes()) for path in tmp_path.iterdir()} == {
+        "a.lime.000.part": digest(data[:MIB]),
+        "a.lime.001.part": digest(data[MIB : MIB + 5]),
+    }
     assert [tuple(part) for part in place.parts] == [
         ("a.lime.000", MIB, digest(data[:MIB])),
         ("a.lime.001", 5, digest(data[MIB : MIB + 5])),

@@ -49,11 +49,13 @@ def test_a_file_settles_again_and_again() -> None:
 
 
 def test_what_fails_beside_is_raised_by_the_next_write_or_the_end() -> None:
-    stream = Gentle(Disk(full=True))
+    disk = Disk(full=True)
+    stream = Gentle(disk)
     stream.write(bytes(gentle.EVERY))
     with pytest.raises(MemdumpError, match="no room"):
         stream.write(bytes(gentle.EVERY))
     stream.close()
+    assert disk.written == gentle.EVERY  # who is told that a write failed finds nothing of it in the file
     stream = Gentle(Disk(full=True))
     stream.write(bytes(gentle.EVERY))
     with pytest.raises(MemdumpError, match="no room"):

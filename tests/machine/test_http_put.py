@@ -311,12 +311,7 @@ def test_over_https_with_a_certificate_of_our_own(tmp_path: Path) -> None:
         assert there.headers_seen[0]["Host"] == url.split("/")[2]
 
 
-def test_the_manifest_stays_here_where_there_is_a_folder_for_it(tmp_path: Path) -> None:
-    with server() as (url, _), open_destination(url, PLAIN._replace(beside=tmp_path)) as place:
-        assert place.attaches
-        place.commit()
-        place.attach(".json", b"{}")
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("web1.lime.json", b"{}")]
+def test_the_manifest_finds_no_place_beside_the_image() -> None:
     with (
         server() as (url, _),
         open_destination(url, PLAIN) as place,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -94,15 +95,38 @@ def test_a_file_that_came_up_meanwhile_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "image").read_bytes() == b"precious"
 
 
-def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def refusing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def refuse(*_: object) -> None:
-        raise PermissionError
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    refusing(monkeypatch, number)
     with Output(tmp_path / "image") as out:
         out.write(b"abc")
         out.commit()
     assert names(tmp_path) == ["image"]
+    with pytest.raises(UsageError, match="exists already"), Output(tmp_path / "other", True) as out:
+        out.write(b"abc")
+        (tmp_path / "other").write_bytes(b"precious")
+        out.commit()
+    assert (tmp_path / "other").read_bytes() == b"precious"
+    assert (tmp_path / "other.part").read_bytes() == b"abc"
+
+
+def test_a_disk_that_fails_to_give_a_name_is_not_taken_for_one_without_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(monkeypatch, errno.EIO)
+    with pytest.raises(MemdumpError, match="Input/output error"), Output(tmp_path / "image", True) as out:
+        out.write(b"abc")
+        out.commit()
+    assert names(tmp_path) == ["image.part"]
 
 
 def test_what_is_skipped_reads_as_zeros(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import struct
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def test_the_sender_speaks_as_the_documentation_says() -> None:
     heard: list[tuple[bytes, bytes]] = []
 
     def serve(connection: socket.socket) -> None:
-        assert read(connection, 17) == b"memdump stream 1\n"
+        assert read(connection, 17) == b"memdump stream 2\n"
         heard.append(read_record(connection))
         connection.sendall(READY)
         arrived = b""
@@ -45,9 +46,8 @@ def test_the_sender_speaks_as_the_documentation_says() -> None:
             arrived += found[1]
         heard.append(found)
         connection.sendall(record(b"K", digested(arrived)))
-        attached = read_record(connection)
-        heard.append(attached)
-        connection.sendall(record(b"K", digested(attached[1].partition(b"\n")[2])))
+        heard.extend(read_record(connection) for _ in range(4))
+        connection.sendall(record(b"K", digested(b"[1,\n2]\n")))
         heard.append(read_record(connection))
         heard.append(read_record(connection))
 
@@ -59,11 +59,14 @@ def test_the_sender_speaks_as_the_documentation_says() -> None:
         place.write(memoryview(buffer)[7:])
         buffer[:] = bytes(len(data))
         place.commit()
-        place.attach(".json", b"{}\n")
+        place.attach(".json", iter([b"[1,\n", b"2]\n"]))
     assert heard == [
         (b"H", b'{"name": "web1.lime.zst", "layers": ["zstd"], "size": 7, "exact": false, "reserve": 0}'),
         (b"C", digested(data)),
-        (b"F", b".json\n{}\n"),
+        (b"B", b".json"),
+        (b"D", b"[1,\n"),
+        (b"D", b"2]\n"),
+        (b"F", digested(b"[1,\n2]\n")),
         (b"E", b""),
         (b"", b""),
     ]
@@ -135,9 +138,7 @@ def test_a_receiver_that_does_not_take_it_is_told(answers: tuple[bytes, ...], sa
         (record(b"K", b"nonsense"), "sent what memdump does not understand"),
     ],
 )
-def test_only_an_answer_with_the_right_digest_makes_it_whole(
-    answer: bytes, said: str, tmp_path: Path
-) -> None:
+def test_only_an_answer_with_the_right_digest_makes_it_whole(answer: bytes, said: str) -> None:
     def serve(connection: socket.socket) -> None:
         read(connection, 17)
         read_record(connection)
@@ -146,18 +147,14 @@ def test_only_an_answer_with_the_right_digest_makes_it_whole(
             pass
         connection.sendall(answer)
 
-    with (
-        listener(serve) as port,
-        TcpDestination(f"127.0.0.1:{port}", PLAIN._replace(beside=tmp_path)) as place,
-    ):
+    with listener(serve) as port, TcpDestination(f"127.0.0.1:{port}", PLAIN) as place:
         place.write(b"abc")
         with pytest.raises(MemdumpError, match=said):
             place.commit()
         place.abandon()
-        if answer[:1] == b"K":
-            return
-        place.attach(".json", b"{}")  # the receiver is gone: it stays here
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("there.lime.json", b"{}")]
+        if answer[:1] != b"K":
+            with pytest.raises(MemdumpError, match="the connection is lost"):
+                place.attach(".json", b"{}")
 
 
 def test_a_receiver_that_fails_in_the_middle_says_why() -> None:
@@ -223,6 +220,35 @@ def test_a_receiver_that_takes_nothing_more_is_given_up(monkeypatch: pytest.Monk
                     place.write(bytes(MIB))
         finally:
             done.append(0)
+
+
+def test_a_sender_that_has_nothing_to_send_says_that_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "PULSE", 0.05)
+    heard: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        read(connection, 17)
+        read_record(connection)
+        connection.sendall(READY)
+        while (kind := read_record(connection)[0]) not in (b"C", b""):
+            heard.append(kind)
+        connection.sendall(record(b"K", digested(b"abcdef")))
+        while (kind := read_record(connection)[0]) not in (b"E", b""):
+            heard.append(kind)
+
+    with listener(serve) as port, open_destination(f"tcp:127.0.0.1:{port}", PLAIN) as place:
+        time.sleep(0.3)  # a sweep
+        place.write(b"abc")
+        time.sleep(0.3)
+        place.write(b"def")
+        place.commit()
+        time.sleep(0.3)  # a passphrase
+    said = b"".join(heard)
+    assert re.fullmatch(b"P+DP+DP+", said)
+    for thread in threading.enumerate():
+        if thread.name == "pulse":
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def test_a_machine_that_is_gone_is_noticed_by_the_system() -> None:

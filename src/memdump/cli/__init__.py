@@ -21,6 +21,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from memdump import __version__
+from memdump.cli import _exposed
 from memdump.errors import MemdumpError, NotPermitted, UsageError
 from memdump.report.text import visible
 
@@ -114,7 +115,10 @@ def _run(arguments: list[str]) -> int:
     command.add_arguments(parser)
     # Options may stand between what is named, as in 'process PID --mode live OUT'; behind -- there are none.
     parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
-    status: int = command.run(parse(rest))
+    try:
+        status: int = command.run(parse(rest))
+    finally:
+        _exposed.say()
     return status
 
 

@@ -13,10 +13,12 @@ from memdump.cli import _sealing
 from memdump.errors import MemdumpError, UsageError
 from memdump.machine import custody, destination, estimate, host, manifest, pieces, record, sshsig
 from memdump.machine.acquire import Plan, acquire, image_size
+from memdump.machine.arrived import Course, cut
 from memdump.machine.manifest import Refused, Written
 from memdump.machine.output import refuse_existing, write_file
 from memdump.machine.pipeline import Digest
 from memdump.machine.progress import Progress, duration
+from memdump.machine.record import Steps
 from memdump.machine.spill import SpillFile
 from memdump.machine.stage import Stage
 from memdump.report.text import visible
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from memdump.machine.destination import Destination
     from memdump.machine.interrupt import Interrupt
     from memdump.machine.manifest import Manifest
+    from memdump.machine.output import Content
     from memdump.machine.pipeline import Stream
     from memdump.machine.source import Range, Source
     from memdump.machine.sources import Chosen
@@ -70,8 +73,8 @@ class Facts(Protocol):
     def complete(self) -> bool:
         """Whether what was taken is whole."""
 
-    def to_json(self) -> str:
-        """Give the text of the file."""
+    def json_pieces(self) -> Iterator[bytes]:
+        """Give the text of the file, in pieces."""
 
 
 def plan(args: argparse.Namespace, source: Source, sealing: Sealing) -> Layout:
@@ -160,8 +163,9 @@ def _check_manifest(args: argparse.Namespace, path: Path | None) -> None:
     destination.room(wanted)
     if path is not None and wanted.absolute() == path.absolute():
         raise UsageError(f"--manifest {wanted}: is the image; name another file")
-    for suffix in ("", ".part", *((sshsig.SUFFIX[len(manifest.SUFFIX) :],) if args.sign else ())):
+    for suffix in ("", *((sshsig.SUFFIX[len(manifest.SUFFIX) :],) if args.sign else ())):
         refuse_existing(f"{wanted}{suffix}")
+        refuse_existing(f"{wanted}{suffix}.part")
 
 
 def _beside(args: argparse.Namespace) -> tuple[str, ...]:
@@ -219,12 +223,18 @@ def take(
     # What is not wrapped in anything is digested once.
     digest = Digest(target) if layout.sealing.layers else None
     sealed = layout.sealing.upon(digest or target)
+    course: Course = Course(sealed, lambda: sealed.arrived(digest.size if digest else course.size))
     with _stage(args, layout, source) as stage:
         how = Plan(stage, args.skip == "free", args.max_rate)
-        taken = _acquire(source, sealed, how, layout, target, interrupt)
-    facts = record.record(known, taken)
+        taken = _acquire(source, course, how, layout, target, interrupt)
+    steps = Steps(digest.writing_seconds, *sealed.seconds) if digest else None
+    facts = record.record(known, taken, steps)
     failure = end(facts, sealed, target)
     size, sha256 = (digest.size, digest.close()) if digest else (taken.size, taken.sha256)
+    arrived = sealed.arrived(size) if failure else taken.size
+    if failure and arrived != taken.size:
+        reached = course.reached(arrived) // source.page_size * source.page_size
+        facts = record.record(known, cut(taken, arrived, reached, failure), steps)
     name = target.file and host.printable(target.file)
     written = Written(name, size, sha256, layout.sealing.layers, target.parts)
     facts = record.closed(facts, written, failure)
@@ -266,7 +276,7 @@ def _stage(args: argparse.Namespace, layout: Layout, source: Source) -> Iterator
 
 
 def _acquire(
-    source: Source, sealed: Sealed, how: Plan, layout: Layout, target: Destination, interrupt: Interrupt
+    source: Source, stream: Stream, how: Plan, layout: Layout, target: Destination, interrupt: Interrupt
 ) -> Taken:
     progress = Progress(layout.options.size)
 
@@ -282,7 +292,7 @@ def _acquire(
         return target.trouble and f"{layout.name}: {target.trouble}; {target.partial}"
 
     try:
-        return acquire(source, sealed, how, show, stop, trouble)
+        return acquire(source, stream, how, show, stop, trouble)
     finally:
         progress.clear()
 
@@ -290,7 +300,7 @@ def _acquire(
 def end(facts: Facts, sealed: Sealed, target: Destination) -> str | None:
     """End the image, with a copy of the manifest in it where there is room; give what goes wrong."""
     try:
-        sealed.close(facts.to_json().encode())
+        sealed.close(facts.json_pieces)
         if facts.complete:
             target.commit()
     except MemdumpError as error:
@@ -302,18 +312,23 @@ def end(facts: Facts, sealed: Sealed, target: Destination) -> str | None:
 
 def attach(args: argparse.Namespace, facts: Facts, target: Destination) -> int:
     """Put manifest and signature in their places; the image is there by now, whatever happens to them."""
-    data = facts.to_json().encode()
     try:
-        _put(args, target, manifest.SUFFIX, data)
+        _put(args, target, manifest.SUFFIX, facts.json_pieces())
+    except MemdumpError as error:
+        _say(f"{error}; the manifest follows, since it is to be had nowhere else:")
+        for piece in facts.json_pieces():
+            print(piece.decode(), end="", file=sys.stderr)
+        return _INCOMPLETE
+    try:
         if args.sign:
-            _put(args, target, sshsig.SUFFIX, _sign(data, args.sign))
+            _put(args, target, sshsig.SUFFIX, _sign(facts, args.sign))
     except MemdumpError as error:
         _say(str(error))
         return _INCOMPLETE
     return 0
 
 
-def _put(args: argparse.Namespace, target: Destination, suffix: str, content: bytes) -> None:
+def _put(args: argparse.Namespace, target: Destination, suffix: str, content: Content) -> None:
     if args.manifest:
         write_file(args.manifest + suffix[len(manifest.SUFFIX) :], content)
     elif target.attaches:
@@ -322,11 +337,11 @@ def _put(args: argparse.Namespace, target: Destination, suffix: str, content: by
         _say(f"{target.file}{suffix} finds no place beside the image: --manifest FILE names one here")
 
 
-def _sign(data: bytes, key: str) -> bytes:
+def _sign(facts: Facts, key: str) -> bytes:
     if sshsig.wants_touch(key):
         _say(f"{key}: touch the token to sign the manifest")
     try:
-        return sshsig.sign(data, key)
+        return sshsig.sign(facts.json_pieces(), key)
     except MemdumpError as error:
         later = f"ssh-keygen -Y sign -n {sshsig.NAMESPACE} -f KEY MANIFEST"
         raise MemdumpError(f"{error}; the manifest is not signed, which '{later}' makes up for") from None

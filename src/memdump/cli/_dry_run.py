@@ -9,6 +9,7 @@ from memdump.cli import _acquisition
 from memdump.errors import MemdumpError
 from memdump.machine import destination, sources
 from memdump.machine.file_destination import check_names
+from memdump.machine.http_spool import path_in
 from memdump.machine.progress import duration
 from memdump.report.text import visible
 
@@ -37,8 +38,11 @@ def show(args: argparse.Namespace, chosen: Chosen, layout: Layout) -> int:
             destination.check(layout.on_disk, expected.image)
         if layout.path is not None:
             check_names(layout.path, layout.options)
-        else:
-            destination.check_address(layout.out, layout.options)
+            return 0
+        destination.check_address(layout.out, layout.options)
+        if layout.options.spool is not None:
+            spooled = path_in(layout.options.spool, layout.out, layout.options)
+            check_names(spooled, layout.options)
     except MemdumpError as error:
         print(f"memdump: {visible(str(error))}", file=sys.stderr)
         return error.exit_status

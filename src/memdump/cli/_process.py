@@ -65,6 +65,7 @@ def check_place(args: argparse.Namespace, out: str, count: int) -> None:
             raise UsageError(f"--manifest {args.manifest!r}: name a file")
         destination.room(Path(args.manifest))
         refuse_existing(args.manifest)
+        refuse_existing(f"{args.manifest}.part")
     if count == 1:
         return
     if out == "-" or _ADDRESS.match(out) or not Path(out).is_dir():
@@ -103,8 +104,9 @@ def _check_path(path: Path, beside: Sequence[str], size: int) -> None:
     free, _ = destination.room(path)
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent}: is no folder; name one that exists")
-    for suffix in ("", ".part", *beside):
+    for suffix in ("", *beside):
         refuse_existing(f"{path}{suffix}")
+        refuse_existing(f"{path}{suffix}.part")
     if not os.access(path.parent, os.W_OK):
         raise NotPermitted(f"{path.parent}: no file may be created there; name another folder")
     if free is not None and free < size:

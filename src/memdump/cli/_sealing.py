@@ -31,18 +31,19 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
         f" several times. Default: the keys in ~/.config/{_RECIPIENTS} or /etc/{_RECIPIENTS}, if there",
     )
     group.add_argument(
-        "--passphrase", action="store_true", help="encrypt with a passphrase, asked for at once"
+        "--passphrase", action="store_true", help="encrypt with a passphrase, which is asked for"
     )
     group.add_argument("--no-encrypt", action="store_true", help="do not encrypt to the default recipients")
 
 
-def choose(args: argparse.Namespace, name: str) -> Sealing:
+def choose(args: argparse.Namespace, name: str, *, ask: bool = True) -> Sealing:
     """Decide by the options, by the suffixes of ``name``, and by the recipients that are configured.
 
-    Raises `UsageError` where they contradict each other.
+    Without ``ask`` a passphrase is made up, which nobody learns: good for an estimate only.  Raises
+    `UsageError` where they contradict each other.
     """
     wanted = name.endswith(ENCRYPTED)
-    recipients = _recipients(args)
+    recipients = _recipients(args, ask=ask)
     if wanted and not recipients:
         raise UsageError(
             f"{name}: {ENCRYPTED} says encrypted, but to whom? Add --recipient KEY or --passphrase"
@@ -71,11 +72,11 @@ def warn(sealing: Sealing, what: str) -> None:
         )
 
 
-def _recipients(args: argparse.Namespace) -> tuple[Any, ...]:
+def _recipients(args: argparse.Namespace, *, ask: bool) -> tuple[Any, ...]:
     if args.passphrase and args.recipient:
         raise UsageError("--passphrase and --recipient exclude each other: age opens a file in one way only")
     if args.passphrase:
-        return (_passphrase(),)
+        return (_passphrase(ask=ask),)
     words = args.recipient or ([] if args.no_encrypt else _configured())
     if not words:
         return ()
@@ -95,8 +96,9 @@ def _configured() -> list[str]:
     return []
 
 
-def _passphrase() -> Any:
+def _passphrase(*, ask: bool) -> Any:
     import getpass
+    import secrets
 
     try:
         from memdump.image.age_keys import Passphrase
@@ -105,6 +107,8 @@ def _passphrase() -> Any:
 
     if not sys.stdin or not sys.stdin.isatty():
         raise UsageError("--passphrase asks on a terminal, and there is none: encrypt with --recipient KEY")
+    if not ask:
+        return Passphrase(secrets.token_hex(), _WORK_FACTOR)
     text = getpass.getpass("Passphrase: ")
     if not text:
         raise UsageError("the passphrase is empty")

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
-from memdump.cli import _acquire_options, _acquisition, _sealing
+from memdump.cli import _acquire_options, _acquisition, _exposed, _sealing
 from memdump.errors import UsageError
 from memdump.machine import destination, frugal, priority, secret, sources, sshsig
 from memdump.machine.interrupt import Interrupt
@@ -30,10 +30,17 @@ def run(args: argparse.Namespace) -> int:
         priority.lower()
     if args.sign:
         sshsig.check(args.sign)
-    sealing = _sealing.choose(args, "" if args.out == "-" else destination.shown(args.out))
-    secret.protect_process()
+    name = "" if args.out == "-" else destination.shown(args.out)
+    sealing = _sealing.choose(args, name, ask=False)
+    if sealing.recipients:
+        secret.hold_key()
+        _exposed.say()
+    else:
+        secret.protect_process()
     chosen = sources.open_source(args.source, _source_options(args))
     with contextlib.closing(chosen.source) as source:
+        if not args.dry_run:
+            sealing = _sealing.choose(args, name)
         plan = _acquisition.plan(args, source, sealing)
         if args.dry_run:
             from memdump.cli import _dry_run

@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
         with Output(name) as out:
             stream = sealing.upon(out)
             _write(image, StreamTarget(stream, name) if sealing.layers else out, kind)
-            stream.close(image.metadata if image.format == kind == "lime" else b"")
+            metadata = image.metadata if image.format == kind == "lime" else b""
+            stream.close((lambda: [metadata]) if metadata else None)
             out.commit()
         _custody.record(image, "converted", f"into {name}")
         print(name)

@@ -15,7 +15,7 @@ from memdump.machine import custody, wire
 from memdump.machine.destination import room
 from memdump.machine.output import refuse_existing
 from memdump.machine.progress import Progress
-from memdump.machine.receiver import Received, Stranger, receive
+from memdump.machine.receiver import BrokenOff, Received, Stranger, receive
 from memdump.report.text import visible
 
 if TYPE_CHECKING:
@@ -139,12 +139,17 @@ def _serve(
     except Stranger as error:
         _say(str(error))
         return None
+    except BrokenOff as error:
+        _say(str(error))
+        _enter(error.path, f"from {peer}; it broke off", error.sha256)
+        return INCOMPLETE
     except MemdumpError as error:
         _say(str(error))
         return INCOMPLETE
     except KeyboardInterrupt:
         if not begun:
             raise
+        _enter(f"{begun[0]}.part", f"from {peer}; interrupted", None)
         raise MemdumpError(f"interrupted; what was received stands in {begun[0]}.part") from None
     finally:
         for progress in shown:
@@ -160,14 +165,21 @@ def _report(received: Received, peer: str) -> int:
     if received.lacks:
         _say(f"{received.path}: what belongs to it did not all come: {received.lacks}")
         status = INCOMPLETE
-    try:
-        custody.append(received.path, "received", f"from {peer}", received.sha256)
-    except MemdumpError as error:
-        _say(str(error))
+    if not _enter(received.path, f"from {peer}", received.sha256):
         status = INCOMPLETE
     _say(f"{received.size:,} bytes, SHA-256 {received.sha256}")
     print(visible(received.path), flush=True)
     return status
+
+
+def _enter(path: str, detail: str, sha256: str | None) -> bool:
+    """Begin the record of custody of what was received; whether it could be written."""
+    try:
+        custody.append(path, "received", detail, sha256)
+    except MemdumpError as error:
+        _say(str(error))
+        return False
+    return True
 
 
 def _say(line: str) -> None:

@@ -92,9 +92,9 @@ def _recipients(path: Path, content: Content) -> str:
 
 def _decrypted(path: Path, content: Content, identity: Key, ask: Ask | None, defects: list[str]) -> Content:
     from memdump.image.age_content import AgeContent, wants_passphrase
-    from memdump.machine.secret import protect_process
+    from memdump.machine.secret import hold_key
 
-    protect_process()
+    hold_key()
     identities = _identities(path, content, identity, ask)
     try:
         decrypted = AgeContent(content, identities, name=path, partial=path.suffix == ".part")

@@ -43,7 +43,7 @@ BLOCK = 128 << 10
 MOST_GAIN = BLOCK // 4
 LARGEST_LOST = 16 << 20
 """A torn frame that would give no more than this is left out, a larger one is read as far as it goes."""
-LARGEST_METADATA = 64 << 20
+LARGEST_METADATA = 128 << 20
 
 SMALLEST_MEAN, MOST_ODD = 64, 256
 """A file of nothing but tiny frames is there to use up time and memory."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from array import array
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import zstandard
 
@@ -29,6 +30,8 @@ from memdump.image.zstd_layout import (
 from memdump.machine.buffers import page_aligned
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from memdump.machine.pipeline import Stream
 
 LEVEL = 1
@@ -48,6 +51,12 @@ _PASSED_ON = 1 << 20
 """Packed bytes that are passed on together."""
 
 
+class _Packed(NamedTuple):
+    frames: list[tuple[bytes, int]]
+    """Each with the bytes that it stands for."""
+    seconds: float
+
+
 class SeekableWriter:
     """Compresses what is written on all cores and passes it on, in order, to a stream.
 
@@ -59,11 +68,14 @@ class SeekableWriter:
     ) -> None:
         self._stream = stream
         self._level = level
-        self._workers = ThreadPoolExecutor(threads or min(_cores(), _MOST_THREADS), "zstd")
+        self._threads = threads or min(_cores(), _MOST_THREADS)
+        self._busy = 0.0
+        self._workers = ThreadPoolExecutor(self._threads, "zstd")
         self._of_thread = threading.local()
-        self._pending: deque[tuple[memoryview, Future[list[tuple[bytes, int]]]]] = deque()
+        self._pending: deque[tuple[memoryview, Future[_Packed]]] = deque()
         self._packed = bytearray()
         self._table = array("I")
+        self._failure: BaseException | None = None
         self._set_frame(frame)
 
     def _set_frame(self, size: int) -> None:
@@ -77,7 +89,11 @@ class SeekableWriter:
         self._left = GROW
 
     def write(self, data: bytes | bytearray | memoryview, /) -> None:
-        """Take all of ``data``; raises what the stream behind raises."""
+        """Take all of ``data``.
+
+        What the stream behind raises is the end, and every later call raises it again.
+        """
+        self._check()
         view = memoryview(data).cast("B")
         while view:
             part = view[: self._batch - self._filled]
@@ -88,26 +104,53 @@ class SeekableWriter:
             if end == self._batch:
                 self._submit()
 
-    def close(self, metadata: bytes = b"") -> None:
+    def close(self, metadata: Callable[[], Iterable[bytes]] | None = None) -> None:
         """Pass on all that is left, then ``metadata``, where there is any, and the table.
 
-        Raises what the stream behind raises.
+        It is called twice, since its size stands in front of it, and its pieces may be many.
+        Raises as `write` does.
         """
+        self._check()
         if self._filled:
             self._buffer = self._buffer[: self._filled]
             self._submit()
         self._pass_on(0)
         self._workers.shutdown()
-        if metadata:
-            content = METADATA_TAG + metadata
-            self._append(SKIPPABLE.pack(METADATA_MAGIC, len(content)) + content, 0, CHECKSUM_OF_NOTHING)
+        if metadata is not None:
+            self._put(metadata)
+        table = self._table
         if sys.byteorder == "big":
-            self._table.byteswap()
-        table = memoryview(self._table).cast("B")
-        self._packed += SKIPPABLE.pack(TABLE_MAGIC, len(table) + FOOTER.size)
+            table = table[:]
+            table.byteswap()
+        size = len(table) * table.itemsize
+        self._packed += SKIPPABLE.pack(TABLE_MAGIC, size + FOOTER.size)
         self._flush()
-        self._stream.write(table)
+        self._stream.write(memoryview(table).cast("B"))
         self._stream.write(FOOTER.pack(len(self._table) // 3, WITH_CHECKSUMS, FOOTER_MAGIC))
+
+    def _put(self, metadata: Callable[[], Iterable[bytes]]) -> None:
+        size = len(METADATA_TAG) + sum(map(len, metadata()))
+        self._table.extend((SKIPPABLE.size + size, 0, CHECKSUM_OF_NOTHING))
+        self._packed += SKIPPABLE.pack(METADATA_MAGIC, size) + METADATA_TAG
+        for piece in metadata():
+            self._packed += piece
+            if len(self._packed) >= _PASSED_ON:
+                self._flush()
+
+    @property
+    def seconds(self) -> float:
+        """How long it was compressing so far, as if all of its threads had done so at the same time."""
+        return self._busy / self._threads
+
+    def unpacked(self, size: int) -> int:
+        """Give how many bytes of the stream are in the whole frames of the first ``size`` packed bytes."""
+        found = 0
+        for packed, unpacked in zip(self._table[::3], self._table[1::3], strict=True):
+            size -= packed
+            if size < 0:
+                break
+            found += unpacked
+        return found
 
     def _submit(self) -> None:
         """Have the buffer compressed, and go on with a free one."""
@@ -123,30 +166,39 @@ class SeekableWriter:
 
     def _pass_on(self, most: int) -> None:
         """Take what is packed off the queue while it is done, or more than ``most`` wait."""
-        while self._pending and (len(self._pending) > most or self._pending[0][1].done()):
-            buffer, result = self._pending.popleft()
-            for packed, size in result.result():
-                # A frame ends with the checksum that the table wants, too.
-                self._append(packed, size, int.from_bytes(packed[-CHECKSUM:], "little"))
-            if len(buffer) == self._batch:
-                self._free.append(buffer)
-            if len(self._packed) >= _PASSED_ON:
-                self._flush()
+        try:
+            while self._pending and (len(self._pending) > most or self._pending[0][1].done()):
+                buffer, result = self._pending.popleft()
+                frames, seconds = result.result()
+                self._busy += seconds
+                for packed, size in frames:
+                    # A frame ends with the checksum that the table wants, too.
+                    self._append(packed, size, int.from_bytes(packed[-CHECKSUM:], "little"))
+                if len(buffer) == self._batch:
+                    self._free.append(buffer)
+                if len(self._packed) >= _PASSED_ON:
+                    self._flush()
+        except BaseException as error:
+            # What waits is cancelled, and whatever followed would stand behind a gap.
+            self._failure = error
+            self._workers.shutdown(wait=False, cancel_futures=True)
+            raise
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _append(self, packed: bytes, size: int, checksum: int) -> None:
         self._table.extend((len(packed), size, checksum))
         self._packed += packed
 
     def _flush(self) -> None:
-        try:
-            self._stream.write(memoryview(self._packed))
-        except BaseException:
-            self._workers.shutdown(wait=False, cancel_futures=True)
-            raise
+        self._stream.write(memoryview(self._packed))
         self._packed.clear()
 
-    def _compress(self, data: memoryview, frame: int) -> list[tuple[bytes, int]]:
-        """Make frames of a batch; gives each with the bytes that it stands for."""
+    def _compress(self, data: memoryview, frame: int) -> _Packed:
+        """Make frames of a batch."""
+        started = time.monotonic()
         zeros, packed_zeros = self._blank
         parts = [data[start : start + frame] for start in range(0, len(data), frame)]
         # Arrays of bytes are compared as fast as memory can be read, and mostly differ at once.
@@ -157,7 +209,8 @@ class SeekableWriter:
             made = self._compressor().multi_compress_to_buffer([parts[number] for number in filled])
             for at, number in enumerate(filled):
                 packed[number] = made[at].tobytes()
-        return [(one, len(part)) for one, part in zip(packed, parts, strict=True)]
+        frames = [(one, len(part)) for one, part in zip(packed, parts, strict=True)]
+        return _Packed(frames, time.monotonic() - started)
 
     def _compressor(self) -> zstandard.ZstdCompressor:
         """Give the compressor of this thread."""

@@ -38,7 +38,7 @@ class Taken(NamedTuple):
     """What was to be taken."""
     unreadable: Sequence[Range]
     """What could not be read, and stands as zeros in the image."""
-    skipped: Sequence[Range]
+    skipped: pieces.Ranges
     """What was left out because nobody used it."""
     not_taken: Sequence[Range]
     """What is missing because the run was stopped."""
@@ -51,8 +51,8 @@ class Taken(NamedTuple):
     """Bytes of such pages for which there was no room."""
     size: int
     """Bytes of the LiME stream."""
-    sha256: str
-    """Its digest."""
+    sha256: Optional[str]
+    """Its digest; none where it is not known, since the destination failed (`arrived`)."""
     stopped_by: Optional[str]
     """Why it is not whole."""
     pauses: Sequence[float]
@@ -123,7 +123,7 @@ def acquire(
         ended=source.now(),
         ranges=ranges,
         unreadable=pieces.within(broken.joined(unreadable, writer.blank), there),
-        skipped=pieces.within(reader.skipped, there),
+        skipped=reader.skipped.below(writer.reached) if stopped_by else reader.skipped,
         not_taken=pieces.without(ranges, there),
         added=added,
         kernel_first=stage is not None,
@@ -172,8 +172,9 @@ class _Writer:
         self._ends = iter([found.end for found in ranges])
         self._range_end = 0
         self._piece = 0 if plan.skip_free else pieces.piece_size(ranges)
+        self.reached = 0
+        """The end of what is in the image without a gap."""
         self._piece_end = 0
-        self._reached = 0
         self._rest: List[Range] = []
         self._stage = plan.stage
         self._rate = plan.max_rate
@@ -182,7 +183,7 @@ class _Writer:
 
     def there(self, ranges: Sequence[Range]) -> List[Range]:
         """Give what of all ``ranges`` is in the image by now."""
-        return [*pieces.within(ranges, [Range(0, self._reached)]), *self._rest]
+        return [*pieces.within(ranges, [Range(0, self.reached)]), *self._rest]
 
     def write_all(self, reader: ReadAhead, stop: Stop, trouble: Stop) -> Optional[str]:
         """Write what is read, and give the reason where that ends early; raises what the stream raises."""
@@ -203,11 +204,11 @@ class _Writer:
 
     def write_rest(self, trouble: Stop) -> None:
         """Write the early copies that lie behind all that is in the image, a range each."""
-        for early in self._stage.rest(self._reached) if self._stage else ():
+        for early in self._stage.rest(self.reached) if self._stage else ():
             if trouble():
                 return
             for run, data in early.parts():
-                inside = data[max(self._reached - run.start, 0) :]
+                inside = data[max(self.reached - run.start, 0) :]
                 if inside:
                     found = Range(run.end - len(inside), len(inside))
                     lime.write_header(self._digest, found)
@@ -225,12 +226,12 @@ class _Writer:
             lime.write_header(self._digest, Range(address, size))
             self._piece_end = address + size
         self._pass_on(data)
-        self._reached = address + len(data)
+        self.reached = address + len(data)
 
     def _end_piece(self) -> None:
         """Fill the piece up to where its header said that it ends: with early copies, and zeros between."""
-        while 0 < self._reached < self._piece_end:
-            block = Range(self._reached, min(pieces.BLOCK, self._piece_end - self._reached))
+        while 0 < self.reached < self._piece_end:
+            block = Range(self.reached, min(pieces.BLOCK, self._piece_end - self.reached))
             data = memoryview(bytearray(block.size))
             early = self._stage.early(block.start) if self._stage else NOTHING
             early.put(block.start, data)

@@ -1,23 +1,29 @@
 """Where an image goes, and whether that is a good place for it."""
 
 import abc
+import contextlib
 import os
 import re
+import select
+import stat
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, Sequence, Tuple, Type, Union
+from typing import TYPE_CHECKING, Callable, List, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 from memdump.errors import MemdumpError, UsageError
 
 if TYPE_CHECKING:
     from memdump.machine.manifest import Part
-    from memdump.machine.output import Output
+    from memdump.machine.output import Content, Output
 
 _MOUNTS = "/proc/self/mountinfo"
 _SECRET = re.compile(r"^(\w+://)([^/?#]*@)?([^?#]*).*$", re.DOTALL)
 _ZEROS = memoryview(bytes(1 << 18))
 _IN_RAM = ("tmpfs", "ramfs", "devtmpfs", "rootfs")
+_DEVICES = "/sys/dev/block"
+_DEVICE_IN_RAM = re.compile(r"(?:zram|ram)\d+")
+"""What the kernel calls its disks that are memory (``drivers/block/zram``, ``drivers/block/brd.c``)."""
 
 
 class Destination(abc.ABC):
@@ -70,8 +76,8 @@ class Destination(abc.ABC):
         """
 
     @abc.abstractmethod
-    def attach(self, suffix: str, data: bytes) -> None:
-        """Put a small file beside the image, after its end; raises `MemdumpError` where that fails.
+    def attach(self, suffix: str, data: "Content") -> None:
+        """Put a file beside the image, after its end; raises `MemdumpError` where that fails.
 
         The suffix (``.json``) goes behind the image's whole name, that of the finished image even where it
         is not finished.
@@ -119,8 +125,6 @@ class Options(NamedTuple):
     """Bytes of a piece; 0 for one file."""
     hasty: bool = False
     """Whether the system may keep what is written in memory and put it on the disk in its own time."""
-    beside: Optional[Path] = None
-    """Folder here for the attachments of an image that goes where they cannot follow."""
     spool: Optional[Path] = None
     """Folder here for an image that a server takes only when its length is known."""
     tls: bool = False
@@ -206,7 +210,9 @@ class StandardOutput(Destination):
     attaches = False
 
     def __init__(self) -> None:
-        """Take it; raises `UsageError` where it is a terminal."""
+        """Take it; raises `UsageError` where it is closed or a terminal."""
+        if sys.stdout is None:
+            raise UsageError("standard output is closed: name a file, or send standard output on")
         self._fd = sys.stdout.fileno()
         if os.isatty(self._fd):
             raise UsageError("an image is not written to a terminal: name a file, or send standard output on")
@@ -216,9 +222,18 @@ class StandardOutput(Destination):
         view = memoryview(data)
         try:
             while view:
-                view = view[os.write(self._fd, view) :]
+                view = view[self._write(view) :]
         except OSError as error:
             raise MemdumpError(f"standard output: {error.strerror}; the image there is not whole") from None
+
+    def _write(self, view: memoryview) -> int:
+        try:
+            return os.write(self._fd, view)
+        except BlockingIOError:  # whoever made it set it so, and it is full: wait until it is not
+            ready = select.poll()
+            ready.register(self._fd, select.POLLOUT)
+            ready.poll()
+            return 0
 
     def commit(self) -> None:
         """Do nothing: who reads it sees its end."""
@@ -226,11 +241,9 @@ class StandardOutput(Destination):
     def abandon(self) -> None:
         """Do nothing: nobody can be told here that it is not whole."""
 
-    def attach(self, suffix: str, data: bytes) -> None:
+    def attach(self, suffix: str, data: "Content") -> None:  # noqa: ARG002
         """Refuse: there is nothing beside it."""
-        raise MemdumpError(
-            f"{len(data)} bytes ({suffix}) find no place: standard output takes the image alone"
-        )
+        raise MemdumpError(f"{suffix} finds no place: standard output takes the image alone")
 
     def close(self) -> None:
         """Do nothing: standard output stays open."""
@@ -244,9 +257,11 @@ def check(path: Path, size: int) -> None:
     """
     free, kind = room(path)
     way_out = 'name a file on a disk, or write to "-" and send it to another machine'
-    if kind in _IN_RAM:
+    memory = kind if kind in _IN_RAM else _disk_in_ram(path.parent)
+    if memory:
         raise UsageError(
-            f"{path.parent} lies in memory ({kind}): the image would overwrite what it is to hold; {way_out}"
+            f"{path.parent} lies in memory ({memory}): the image would overwrite what it is to hold;"
+            f" {way_out}"
         )
     if free is not None and free < size:
         raise UsageError(
@@ -270,29 +285,72 @@ def room(path: Path) -> Tuple[Optional[int], Optional[str]]:
     return free if found.f_blocks else None, _file_system(path.parent)
 
 
+def _disk_in_ram(folder: Path, mounts: str = _MOUNTS, devices: str = _DEVICES) -> Optional[str]:
+    """Name the disk that takes what is written to a folder, where that is memory: ``zram0``, ``ram1``.
+
+    A disk that is made of others (LVM, RAID, encryption) has those in ``slaves``
+    (kernel, ``Documentation/ABI/stable/sysfs-block``).
+    """
+    folder = _upper(_mounted(folder, mounts)) or folder
+    waiting = [os.path.realpath(f"{devices}/{number}") for number in _disk(folder, mounts)]
+    for known in range(100):  # no real stack is that high
+        if known == len(waiting):
+            return None
+        found = _DEVICE_IN_RAM.fullmatch(Path(waiting[known]).name)
+        if found:
+            return found[0]
+        with contextlib.suppress(OSError):
+            waiting += [os.path.realpath(below) for below in Path(waiting[known], "slaves").iterdir()]
+    return None
+
+
+def _disk(folder: Path, mounts: str) -> List[str]:
+    """Give the numbers of the disk that a folder is on: its own, and that of what is mounted there."""
+    numbers = []
+    with contextlib.suppress(OSError):
+        device = folder.stat().st_dev
+        numbers.append(f"{os.major(device)}:{os.minor(device)}")
+        # btrfs has numbers of its own for what stands on a disk.
+        disk = Path(_mounted(folder, mounts).source).stat()
+        if stat.S_ISBLK(disk.st_mode):
+            numbers.append(f"{os.major(disk.st_rdev)}:{os.minor(disk.st_rdev)}")
+    return numbers
+
+
 def _file_system(folder: Path, mounts: str = _MOUNTS) -> Optional[str]:
     """Name the type of the file system that takes what is written to a folder.
 
     The layout is that of ``mountinfo`` (kernel, ``Documentation/filesystems/proc.rst``).  An overlay, as
     live systems have, keeps it in its upper folder.
     """
-    kind, options = _mounted(folder, mounts)
-    for option in options.split(","):
-        if kind == "overlay" and option.startswith("upperdir="):
-            return _mounted(Path(option[len("upperdir=") :]), mounts)[0] or kind
-    return kind
+    mounted = _mounted(folder, mounts)
+    upper = _upper(mounted)
+    return (_mounted(upper, mounts).kind if upper else None) or mounted.kind
 
 
-def _mounted(folder: Path, mounts: str) -> Tuple[Optional[str], str]:
-    """Give the type and the options of the file system that a folder is on."""
+def _upper(mounted: "_Mounted") -> Optional[Path]:
+    """Give the folder that takes what is written to an overlay."""
+    for option in mounted.options.split(","):
+        if mounted.kind == "overlay" and option.startswith("upperdir="):
+            return Path(option[len("upperdir=") :])
+    return None
+
+
+class _Mounted(NamedTuple):
+    kind: Optional[str] = None
+    source: str = ""
+    options: str = ""
+
+
+def _mounted(folder: Path, mounts: str) -> _Mounted:
+    """Tell of the file system that a folder is on."""
     try:
         device = folder.stat().st_dev
         number = f"{os.major(device)}:{os.minor(device)}"
         for line in Path(mounts).read_text("utf-8", "surrogateescape").split("\n"):
             head, _, tail = line.partition(" - ")
             if head.split(" ")[2:3] == [number]:
-                kind, _, options = tail.split(" ", 2)
-                return kind, options
-    except (OSError, ValueError):
+                return _Mounted(*tail.split(" ", 2))
+    except (OSError, TypeError):
         pass
-    return None, ""
+    return _Mounted()

@@ -9,7 +9,7 @@ from memdump.errors import MemdumpError, NotPermitted, UsageError
 from memdump.machine.destination import Destination, Options, room
 from memdump.machine.gentle import Gentle
 from memdump.machine.manifest import Part
-from memdump.machine.output import Output, refuse_existing, write_file
+from memdump.machine.output import Content, Output, refuse_existing, write_file
 from memdump.machine.reserve import Reserve
 from memdump.machine.split import SplitFile
 from memdump.machine.split import check as check_pieces
@@ -78,6 +78,8 @@ class FileDestination(Destination):
             if self._stream:
                 self._stream.close()
         with contextlib.suppress(MemdumpError):
+            self._file.cut()
+        with contextlib.suppress(MemdumpError):
             self._file.settle()
         self._file.close()
         self._end()
@@ -86,7 +88,7 @@ class FileDestination(Destination):
         self._ended = True
         self._spare.release()
 
-    def attach(self, suffix: str, data: bytes) -> None:
+    def attach(self, suffix: str, data: Content) -> None:
         """Write ``PATH`` + ``suffix``."""
         self._for_attachments.release()
         write_file(self.place + suffix, data)
@@ -124,6 +126,7 @@ def _check_attachments(path: Path, options: Options) -> None:
             )
     for suffix in options.attachments:
         refuse_existing(f"{path}{suffix}")
+        refuse_existing(f"{path}{suffix}.part")
 
 
 def _create(path: Path, options: Options) -> Union[Output, SplitFile]:

@@ -42,14 +42,19 @@ class Gentle:
         self._closed = False
 
     def write(self, data: Union[bytes, memoryview], /) -> None:
-        """Write all of ``data``; raises what the file raises, now or since the last time."""
+        """Write all of ``data``; raises what the file raises, now or since the last time.
+
+        Where something failed since, nothing of ``data`` reaches the file any more.
+        """
+        due = self._since + len(data) >= EVERY
+        if due:
+            self._settled()
         self._file.write(data)
         if self._repair:
             self._recent.append(bytes(data))
         self._since += len(data)
-        if self._since >= EVERY:
+        if due:
             self._since = 0
-            self._settled()
             self._settling.start(self._file.settle)
 
     def _settled(self) -> None:

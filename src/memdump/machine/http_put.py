@@ -10,7 +10,7 @@ from typing import Optional, Tuple, Union
 from memdump.errors import MemdumpError, UsageError
 from memdump.machine import wire
 from memdump.machine.destination import Destination, Options, shown
-from memdump.machine.output import write_file
+from memdump.machine.output import Content
 
 _FIRST_WORD = 2.0
 """Seconds given to the server to refuse before anything is sent; not every server knows how to."""
@@ -24,16 +24,16 @@ _WANTS_LENGTH = (411, 501)  # by the RFC, and by S3
 class HttpDestination(Destination):
     """One PUT, which the server drops if it is not ended: of a run that is stopped nothing is kept."""
 
+    attaches = False
+
     def __init__(self, url: str, options: Options) -> None:
         """Ask to PUT at ``url``; raises `UsageError` where it is none, `MemdumpError` where it is refused."""
         self.place = shown(url)
         self.partial = f"nothing is kept at {self.place}"
-        self.attaches = options.beside is not None
-        self._beside = options.beside
         self._length = options.size if options.exact else None
         self._sent = 0
         address = parse(url, self.place)
-        self.file = urllib.parse.unquote(address.path.rpartition("/")[2])
+        self.file = file_name(address)
         self._connection: Optional[http.client.HTTPConnection] = _connect(address, self.place, options)
         try:
             self._ask(self._connection, address)
@@ -111,11 +111,9 @@ class HttpDestination(Destination):
             self._connection.close()
             self._connection = None
 
-    def attach(self, suffix: str, data: bytes) -> None:
-        """Write it here, where there is a folder for it: the address permits one object."""
-        if self._beside is None:
-            raise MemdumpError(f"{self.file}{suffix}: finds no place; the address takes the image alone")
-        write_file(str(self._beside / f"{self.file}{suffix}"), data)
+    def attach(self, suffix: str, data: Content) -> None:  # noqa: ARG002
+        """Refuse: the address permits one object."""
+        raise MemdumpError(f"{self.file}{suffix}: finds no place; the address takes the image alone")
 
     def close(self) -> None:
         """Do nothing: the end of the PUT was the end."""
@@ -168,6 +166,11 @@ def parse(url: str, place: str) -> urllib.parse.SplitResult:
     if not address.hostname or address.path.endswith("/") or not address.path:
         raise UsageError(f"{place}: names no file on a server; write https://HOST/NAME")
     return address
+
+
+def file_name(address: urllib.parse.SplitResult) -> str:
+    """Give the name behind the last slash."""
+    return urllib.parse.unquote(address.path.rpartition("/")[2])
 
 
 def _connect(address: urllib.parse.SplitResult, place: str, options: Options) -> http.client.HTTPConnection:

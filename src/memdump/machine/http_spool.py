@@ -11,13 +11,21 @@ from pathlib import Path
 from typing import Callable, Optional, Union
 
 from memdump.errors import MemdumpError
-from memdump.machine.destination import Destination, Options
+from memdump.machine import http_put
+from memdump.machine.destination import Destination, Options, shown
 from memdump.machine.file_destination import FileDestination
 from memdump.machine.http_put import HttpDestination
+from memdump.machine.output import Content
 
 _STEP = 1 << 20
 _NAME = re.compile(r"[\w+=@-][\w.+=@-]{0,199}")
 """A name in an address that may be one of a file; any other is replaced."""
+
+
+def path_in(folder: Path, url: str, options: Options) -> Path:
+    """Name the file in which an image waits; raises `UsageError` where ``url`` is no address."""
+    name = http_put.file_name(http_put.parse(url, shown(url)))
+    return folder / (name if _NAME.fullmatch(name) else options.name)
 
 
 class SpooledPut(Destination):
@@ -31,9 +39,8 @@ class SpooledPut(Destination):
         asked = HttpDestination(url, options._replace(size=1, exact=True))
         asked.abandon()
         self.place = asked.place
-        name = asked.file or ""
-        self.file = name if _NAME.fullmatch(name) else options.name
-        self._path = folder / self.file
+        self._path = path_in(folder, url, options)
+        self.file = self._path.name
         self._file = FileDestination(self._path, options)
         self.partial = self._file.partial
 
@@ -84,7 +91,7 @@ class SpooledPut(Destination):
         """Leave the file as the part that it is."""
         self._file.abandon()
 
-    def attach(self, suffix: str, data: bytes) -> None:
+    def attach(self, suffix: str, data: Content) -> None:
         """Write it beside the file, where it stays: the address takes the image alone."""
         self._file.attach(suffix, data)
 

@@ -7,7 +7,7 @@ import calendar
 import json
 import re
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from memdump.errors import NotADump, NotPermitted
 from memdump.machine import document
@@ -18,10 +18,11 @@ from memdump.machine.source import Range
 SUFFIX = ".json"
 FORMAT = "memdump manifest"
 VERSION = 2
-LARGEST = 64 << 20
-"""Bytes; a manifest of a terabyte machine is a few kilobytes, with all free pages left out a few million."""
+LARGEST = 128 << 20
+"""Bytes; a manifest of a terabyte machine is some kilobytes, without its free pages it may be 50 MB."""
 
-_PAIR = re.compile(r'\[\s+("0x[0-9a-f]+"),\s+(\d+)\s+\]')
+_AT_ONCE = 64 << 10
+"""Characters of a piece of the text, about."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _BEHIND = re.compile("([?#]).*", re.DOTALL)
 _REMOVED = "[removed]"
@@ -71,7 +72,7 @@ class Stream(NamedTuple):
     """``lime``, or ``elf-core`` of a process."""
     size: int
     sha256: Optional[str]
-    """None for a core of which no digest was taken."""
+    """None for a core of which no digest was taken, and where the destination failed and less arrived."""
 
 
 class Part(NamedTuple):
@@ -97,7 +98,10 @@ class Written(NamedTuple):
 
 
 class Timings(NamedTuple):
-    """Seconds that the steps were busy; they run side by side, so their sum exceeds ``total``."""
+    """Seconds that the steps were busy; they run side by side, so their sum exceeds ``total``.
+
+    Where a step has several threads, it is as if all of them had been busy at the same time.
+    """
 
     total: float
     reading: float
@@ -106,7 +110,7 @@ class Timings(NamedTuple):
     compressing: float = 0.0
     encrypting: float = 0.0
     staging: float = 0.0
-    """From the first to the last kernel page that was read first; a part of ``reading``."""
+    """The sweep over the kernel's pages, before all else; no part of ``reading``."""
 
 
 class Manifest(NamedTuple):
@@ -153,11 +157,25 @@ class Manifest(NamedTuple):
 
     def to_json(self) -> str:
         """Give the text of the file."""
+        return b"".join(self.json_pieces()).decode()
+
+    def json_pieces(self) -> Iterator[bytes]:
+        """Give the text of the file in pieces: with all free pages left out it may take 50 MB."""
+        waiting, size = [], 0
+        for part in self._spelled():
+            waiting.append(part)
+            size += len(part)
+            if size >= _AT_ONCE:
+                yield "".join(waiting).encode()
+                waiting, size = [], 0
+        yield "".join(waiting).encode()
+
+    def _spelled(self) -> Iterator[str]:
         values: Dict[str, Any] = {"format": FORMAT, "version": VERSION}
-        values.update(_plain(self))
-        values["clock_offsets_ns"] = list(self.clock_offsets_ns)
-        # Of ranges there may be a hundred thousand: one line each.
-        return _PAIR.sub(r"[\1, \2]", json.dumps(values, indent=2)) + "\n"
+        values.update(self._asdict())
+        values["clock_offsets_ns"] = self.clock_offsets_ns
+        yield from _spelled(values, "")
+        yield "\n"
 
     @property
     def clock_offsets_ns(self) -> Tuple[int, int]:
@@ -318,13 +336,24 @@ def _from_version_1(old: Dict[str, Any]) -> Dict[str, Any]:
     return new
 
 
-def _plain(value: Any) -> Any:
-    """Make of a value what JSON has."""
+def _spelled(value: Any, indent: str) -> Iterator[str]:
+    """Spell a value in JSON, as ``json.dumps`` with an indent of 2 does, but for a range on a line."""
+    inner = indent + "  "
     if isinstance(value, Range):
-        return [hex(value.start), value.size]
-    if hasattr(value, "_asdict"):
-        return {key: _plain(inner) for key, inner in value._asdict().items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+        yield f'["{value.start:#x}", {value.size}]'
+    elif hasattr(value, "_asdict") or isinstance(value, dict):
+        items = value if isinstance(value, dict) else value._asdict()
+        for number, (key, item) in enumerate(items.items()):
+            yield f"{',' if number else '{'}\n{inner}{json.dumps(key)}: "
+            yield from _spelled(item, inner)
+        yield f"\n{indent}}}" if items else "{}"
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for number, item in enumerate(value):
+            yield f"{',' if number else '['}\n{inner}"
+            yield from _spelled(item, inner)
+        yield f"\n{indent}]" if value else "[]"
+    else:
+        yield json.dumps(value)
 
 
 def _offset(instant: Instant) -> int:

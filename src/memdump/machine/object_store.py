@@ -13,6 +13,7 @@ from typing import Any, Optional, Union
 
 from memdump.errors import MemdumpError, UsageError
 from memdump.machine.destination import Destination, Options, shown
+from memdump.machine.output import Content, each
 
 _PART = 16 << 20
 """Bytes of a part, unless there would be too many."""
@@ -102,10 +103,10 @@ class ObjectDestination(Destination):
             with contextlib.suppress(Exception):
                 writer.__exit__(MemdumpError, None, None)
 
-    def attach(self, suffix: str, data: bytes) -> None:
+    def attach(self, suffix: str, data: Content) -> None:
         """Write a second object."""
         try:
-            self._obstore.put(self._store, self._key + suffix, data)
+            self._obstore.put(self._store, self._key + suffix, b"".join(each(data)))
         except Exception as error:  # of the library's making
             raise MemdumpError(f"{self.place}{suffix}: {_words(error)}") from None
 

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Optional, Sequence, Type, Union
+from typing import TYPE_CHECKING, Iterable, Optional, Sequence, Type, Union
 
 from memdump.errors import MemdumpError, NotPermitted, UsageError
 from memdump.machine.direct import Direct
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 
 PathLike = Union[str, "os.PathLike[str]"]
 
+Content = Union[bytes, Iterable[bytes]]
+"""What is written to a file beside an image: bytes, or pieces where they are too many to be held at once."""
+
 _AT_ONCE = 256 << 10
 """Bytes; for more, file systems look for large blocks of memory, which costs many times the writing."""
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems say that have no hard links."""
 NO_ROOM = "no room left on the disk"
 
 
@@ -150,10 +155,19 @@ class Output:
     def end_at(self, size: int) -> None:
         """Let the file end there: what is behind is cut off, and what was never written reads as zeros."""
         try:
+            if self._fd < 0:  # it was let go of
+                self._fd = os.open(self.part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             os.ftruncate(self._fd, size)
         except OSError as error:
             raise self._failed(error, self.position) from None
         self.position = size
+
+    def cut(self) -> None:
+        """Let the file end where it was written to; behind that may stand what a failed write left.
+
+        Raises `MemdumpError`.
+        """
+        self.end_at(self.position)
 
     def settle(self) -> None:
         """Put what was written so far on the disk, and give back the memory that the system keeps of it.
@@ -197,13 +211,16 @@ class Output:
             raise UsageError(
                 f"{self.path}: was created by someone else meanwhile and is left alone; choose another name"
             ) from None
-        except OSError:  # a file system without hard links
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise self._failed(error, self.position) from None
             self._rename()
         else:
             Path(self.part).unlink()
         self._named = True
 
     def _rename(self) -> None:
+        refuse_existing(self.path)
         try:
             Path(self.part).rename(self.path)
         except OSError as error:
@@ -243,10 +260,16 @@ class Output:
             Path(self.part).unlink()
 
 
-def write_file(path: str, data: bytes) -> None:
-    """Write a small file whole or not at all; raises `MemdumpError`."""
+def each(content: Content) -> Iterable[bytes]:
+    """Give the pieces of a content."""
+    return [content] if isinstance(content, bytes) else content
+
+
+def write_file(path: str, content: Content) -> None:
+    """Write a file whole or not at all; raises `MemdumpError`."""
     with Output(path) as out:
-        out.write(data)
+        for piece in each(content):
+            out.write(piece)
         out.commit()
 
 

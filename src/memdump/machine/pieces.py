@@ -1,6 +1,7 @@
 """How memory is cut: into blocks that are read at once, and pieces that have a range header in the image."""
 
-from typing import Iterator, List, Sequence
+import array
+from typing import Iterator, List, Sequence, Union, overload
 
 from memdump.machine.source import Range, Source
 
@@ -9,6 +10,49 @@ BLOCK = 2 << 20
 _SMALLEST_PIECE = 16 << 20
 _PIECES = 1024
 """Range headers in an image, about: who opens it has to go from one to the next."""
+
+
+class Ranges(Sequence[Range]):
+    """Very many ranges, which take the room of their numbers only: a million of free pages are no rarity."""
+
+    def __init__(self) -> None:
+        self._numbers = array.array("Q")
+
+    def __len__(self) -> int:
+        return len(self._numbers) // 2
+
+    @overload
+    def __getitem__(self, index: int) -> Range: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Sequence[Range]": ...
+
+    def __getitem__(self, index: Union[int, slice]) -> Union[Range, Sequence[Range]]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        place = 2 * range(len(self))[index]
+        return Range(self._numbers[place], self._numbers[place + 1])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def add(self, new: Range) -> None:
+        """Put a range behind all others, as `add` does."""
+        if self._numbers and self[-1].end == new.start:
+            self._numbers[-1] += new.size
+        else:
+            self._numbers.extend(new)
+
+    def below(self, address: int) -> "Ranges":
+        """Give what of them lies below an address."""
+        found = Ranges()
+        for span in self:
+            if span.start >= address:
+                break
+            found.add(Range(span.start, min(span.end, address) - span.start))
+        return found
 
 
 def blocks(ranges: Sequence[Range]) -> Iterator[Range]:

@@ -52,7 +52,7 @@ class ReadAhead:
         """Time spent reading."""
         self.unreadable: List[Range] = []
         """The pages that could not be read so far, neighbours joined."""
-        self.skipped: List[Range] = []
+        self.skipped = pieces.Ranges()
         """The pages that were left out so far because nobody uses them."""
         self._source = source
         self._ranges = ranges
@@ -122,7 +122,7 @@ class ReadAhead:
         for page in pieces.without(lost, early.runs):
             pieces.add(self.unreadable, page)
         for run in skipped:
-            pieces.add(self.skipped, run)
+            self.skipped.add(run)
         return [Block(run.start, data[run.start - found.start : run.end - found.start]) for run in wanted]
 
     def _free_runs(self, found: Range) -> List[Range]:

@@ -10,7 +10,7 @@ import re
 import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, NamedTuple, Optional
 
 from memdump.errors import MemdumpError, UsageError
 from memdump.machine import wire
@@ -48,6 +48,16 @@ class Received(NamedTuple):
     """Why what belongs to it (the manifest) did not come; None where all came."""
 
 
+class BrokenOff(MemdumpError):
+    """The stream broke, or this disk failed; what came stands in a part."""
+
+    def __init__(self, message: str, path: str, sha256: str) -> None:
+        """Say so of the part at ``path``, which has this digest."""
+        super().__init__(message)
+        self.path = path
+        self.sha256 = sha256
+
+
 Started = Callable[[str, int], Callable[[int], None]]
 """Gets the path, and the bytes that may come (0: unknown); gives what is called with the bytes that came."""
 
@@ -62,7 +72,7 @@ def receive(
     """Take one image from a new connection and write it to ``target``, a file or the folder for it.
 
     ``peer`` names the sender.  The result is None where nobody spoke.  Raises `Stranger` where nothing was
-    begun, and `MemdumpError` where the stream broke or this disk failed; the connection is closed then.
+    begun, and `BrokenOff` where the stream broke or this disk failed; the connection is closed then.
     """
     with contextlib.closing(_secured(connection, peer, context)) as secured:
         line = wire.Wire(secured, peer)
@@ -150,9 +160,10 @@ def _take(line: wire.Wire, place: FileDestination, progress: Callable[[int], Non
     except MemdumpError as error:
         place.abandon()
         _fail(line, str(error), Path(place.place))
+        why = str(error)
         if isinstance(error, wire.Broken):
-            raise MemdumpError(f"{error}, after {digest.size:,} bytes; {place.partial}") from None
-        raise
+            why = f"{why}, after {digest.size:,} bytes; {place.partial}"
+        raise BrokenOff(why, f"{place.place}.part", sha256) from None
     path = place.place if whole else f"{place.place}.part"
     return Received(path, digest.size, sha256, whole, _finish(line, place, digest.size, sha256))
 
@@ -163,7 +174,7 @@ def _take_data(
     """Write what comes, and give the first record that is no data."""
     told = None
     while True:
-        record = line.receive()
+        record = _next(line)
         if record.kind != wire.DATA:
             return record
         digest.write(memoryview(record.data))
@@ -173,23 +184,54 @@ def _take_data(
             line.send(wire.TROUBLE, f"{told} of the receiver".encode())
 
 
+def _next(line: wire.Wire) -> wire.Record:
+    """Wait for the next record that says something; raises `wire.Broken` where the sender is silent."""
+    while True:
+        record = line.receive(wire.STALL)
+        if record.kind != wire.ALIVE:
+            return record
+
+
 def _finish(line: wire.Wire, place: Destination, size: int, sha256: str) -> Optional[str]:
     """Say what was written, take the attachments, and tell why not all came."""
     try:
         line.send(wire.ACK, wire.pack({"size": size, "sha256": sha256}))
         while True:
-            kind, data = line.receive(wire.STALL)
+            kind, data = _next(line)
             if kind == wire.END:
                 return None
-            suffix, _, content = bytes(data).partition(b"\n")
-            if kind != wire.ATTACH or suffix.decode("ascii", "replace") not in wire.SUFFIXES:
-                raise MemdumpError(f"{line.peer}: sent what memdump does not understand")
-            place.attach(suffix.decode(), content)
-            found = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            line.send(wire.ACK, wire.pack(found))
+            suffix = data.decode("ascii", "replace")
+            if kind != wire.BESIDE or suffix not in wire.SUFFIXES:
+                raise wire.Broken(f"{line.peer}: sent what memdump does not understand")
+            beside = _Beside(line)
+            place.attach(suffix, beside)
+            line.send(wire.ACK, wire.pack(beside.found))
     except MemdumpError as error:
         _fail(line, str(error), Path(place.place))
         return str(error)
+
+
+class _Beside:
+    """The bytes of a file beside the image, as they come; `Broken` where they are not what was sent."""
+
+    def __init__(self, line: wire.Wire) -> None:
+        self.found: Dict[str, Any] = {}
+        self._line = line
+
+    def __iter__(self) -> Iterator[bytes]:
+        digest, size = hashlib.sha256(), 0
+        while True:
+            kind, data = _next(self._line)
+            if kind != wire.DATA:
+                break
+            digest.update(data)
+            size += len(data)
+            if size > wire.MOST_BESIDE:
+                raise wire.Broken(f"{self._line.peer}: sends too large a file beside the image")
+            yield bytes(data)
+        self.found = {"size": size, "sha256": digest.hexdigest()}
+        if kind != wire.ATTACH or wire.unpack(data, self._line.peer, size=int, sha256=str) != self.found:
+            raise wire.Broken(f"{self._line.peer}: what arrived is not what was sent")
 
 
 def _fail(line: wire.Wire, why: str, path: Path) -> None:

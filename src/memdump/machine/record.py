@@ -25,8 +25,20 @@ class Circumstances(NamedTuple):
     """On the machine that memdump runs on, which is not always the one whose memory it is."""
 
 
-def record(known: Circumstances, taken: Taken, compressing: float = 0.0, encrypting: float = 0.0) -> Manifest:
-    """Put the manifest together, as far as it is known before the image is closed."""
+class Steps(NamedTuple):
+    """Seconds that the steps behind the LiME stream were busy."""
+
+    writing: float
+    compressing: float = 0.0
+    encrypting: float = 0.0
+
+
+def record(known: Circumstances, taken: Taken, steps: Optional[Steps] = None) -> Manifest:
+    """Put the manifest together, as far as it is known before the image is closed.
+
+    Without ``steps`` the stream was written as it is.
+    """
+    steps = steps or Steps(taken.writing_seconds)
     return Manifest(
         memdump=known.memdump,
         command=manifest.command(known.arguments),
@@ -42,9 +54,9 @@ def record(known: Circumstances, taken: Taken, compressing: float = 0.0, encrypt
             total=taken.total_seconds,
             reading=taken.reading_seconds,
             hashing=taken.hashing_seconds,
-            writing=taken.writing_seconds,
-            compressing=compressing,
-            encrypting=encrypting,
+            writing=steps.writing,
+            compressing=steps.compressing,
+            encrypting=steps.encrypting,
             staging=taken.staging_seconds,
         ),
         vmcoreinfo=known.vmcoreinfo,

@@ -24,6 +24,15 @@ locked = False
 """Whether what is mapped from now on is locked, too: see `let_go_of_files`."""
 
 
+exposed: list[str] = []
+"""What the system did not let us do while a key or a passphrase is in memory: commands say it, once."""
+
+
+def hold_key() -> None:
+    """Protect the process, as `protect_process` does, for a key that is in memory or is going to be."""
+    exposed[:] = protect_process()
+
+
 def protect_process() -> list[str]:
     """Forbid core dumps and debuggers of the same user, and lock memory where it can be locked without limit.
 

@@ -118,6 +118,19 @@ class SplitFile:
             piece.close()
         del self._open[: len(found) - 1]
 
+    def cut(self) -> None:
+        """Cut off what a failed write left behind, be it pieces; raises `MemdumpError`."""
+        sizes = [size for size, _ in self._digests.found()]
+        for piece in self._all[len(sizes) :]:
+            piece.close()
+            with contextlib.suppress(OSError):
+                Path(piece.part).unlink()
+        del self._all[len(sizes) :]
+        self._open = [piece for piece in self._open if piece in self._all]
+        for piece, size in zip(self._all, sizes):  # noqa: B905 (Python 3.8)
+            if piece in self._open or piece.position != size:
+                piece.end_at(size)
+
     def rewrite(self, last: Sequence[bytes]) -> None:
         """Write the last bytes once more, which the system lost for want of room; raises as `write` does."""
         data = memoryview(b"".join(last))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional
 
 from memdump.errors import MemdumpError, NotPermitted, UsageError
+from memdump.machine.output import Content, each
 
 SUFFIX = ".json.sig"
 """Behind the name of an image, for the signature of its manifest."""
@@ -66,7 +67,7 @@ def wants_touch(key: str) -> bool:
     return False
 
 
-def sign(data: bytes, key: str) -> bytes:
+def sign(data: Content, key: str) -> bytes:
     """Give the detached signature of ``data``, as a file ``.sig`` has it.
 
     ``key`` is the file of a private key, or of a public one whose private key an agent holds.  Raises
@@ -165,20 +166,23 @@ def _piped(data: bytes) -> Iterator[str]:
         os.close(inside)
 
 
-def _run(arguments: List[str], data: bytes = b"") -> "subprocess.CompletedProcess[str]":
+def _run(arguments: List[str], data: Content = b"") -> "subprocess.CompletedProcess[str]":
+    pipes = [int(word[len(_PIPES) :]) for word in arguments if word.startswith(_PIPES)]
+    pipe = subprocess.PIPE
+    command = [_PROGRAM, *arguments]
     try:
-        done = subprocess.run(  # noqa: S603
-            [_PROGRAM, *arguments],
-            input=data,
-            capture_output=True,
-            pass_fds=[int(word[len(_PIPES) :]) for word in arguments if word.startswith(_PIPES)],
-        )
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=pipes) as program:  # noqa: S603
+            assert program.stdin
+            with contextlib.suppress(BrokenPipeError):  # it ended without reading, and says why
+                for piece in each(data):
+                    program.stdin.write(piece)
+            raw = program.communicate()
     except FileNotFoundError:
         raise UsageError(f"there is no {_PROGRAM} here; install OpenSSH's client") from None
     except OSError as error:
         raise UsageError(f"{_PROGRAM}: {error.strerror}") from None
-    out, err = (text.decode("utf-8", "replace") for text in (done.stdout, done.stderr))
-    return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+    out, err = (text.decode("utf-8", "replace") for text in raw)
+    return subprocess.CompletedProcess(program.args, program.returncode, out, err)
 
 
 def _why_not_signed(said: str) -> str:

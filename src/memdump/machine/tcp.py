@@ -3,12 +3,13 @@
 import contextlib
 import hashlib
 import socket
+import threading
 from typing import Optional, Union
 
 from memdump.errors import MemdumpError
 from memdump.machine import wire
 from memdump.machine.destination import Destination, Options
-from memdump.machine.output import write_file
+from memdump.machine.output import Content, each
 from memdump.machine.pipeline import Digest
 
 
@@ -18,11 +19,13 @@ class TcpDestination(Destination):
     def __init__(self, address: str, options: Options) -> None:
         """Connect to ``HOST:PORT`` and say what comes; raises `MemdumpError` where it is not taken."""
         host, port = wire.address(address)
-        self._options = options
         self._peer = wire.spell(host, port)
         self._trouble: Optional[str] = None
         self._ended = False
         self._wire: Optional[wire.Wire] = wire.Wire(_connect(host, port, self._peer, options), self._peer)
+        # A connection over TLS may be used by one thread at a time.
+        self._in_use = threading.RLock()
+        self._lost = threading.Event()
         try:
             self.file = self._introduce(options)
         except BaseException:
@@ -31,6 +34,14 @@ class TcpDestination(Destination):
         self.place = f"tcp:{self._peer} ({self.file})"
         self.partial = f"what was sent stands in {self.file}.part at {self._peer}"
         self._digest = Digest(_Records(self))
+        threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
+
+    def _pulse(self) -> None:
+        """Say again and again that we are there: a sweep or a passphrase may take longer than they wait."""
+        while not self._lost.wait(wire.PULSE):
+            with self._in_use, contextlib.suppress(MemdumpError):  # which the next record meets too
+                if self._wire is not None:
+                    self._wire.send(wire.ALIVE)
 
     def _introduce(self, options: Options) -> str:
         assert self._wire
@@ -50,7 +61,7 @@ class TcpDestination(Destination):
                 raise
             raise wire.Broken(f"{error}; if it listens with TLS, add --tls-ca FILE") from None
         name: str = wire.unpack(ready, self._peer, name=str)["name"]
-        if not name or "/" in name or "\0" in name:  # it may name a file here, see `attach`
+        if not name or "/" in name or "\0" in name:
             raise MemdumpError(f"{self._peer}: sent what memdump does not understand")
         return name
 
@@ -67,9 +78,10 @@ class TcpDestination(Destination):
 
     def send_data(self, data: memoryview) -> None:
         """Send a record of data, and hear what the receiver has to say meanwhile."""
-        while self._wire and self._wire.waiting():
-            self._hear()
-        self._send(wire.DATA, data)
+        with self._in_use:
+            while self._wire and self._wire.waiting():
+                self._hear()
+            self._send(wire.DATA, data)
 
     def commit(self) -> None:
         """Have the receiver give it its name, and see that it has what was sent."""
@@ -88,19 +100,24 @@ class TcpDestination(Destination):
             kind, wire.pack({"size": self._digest.size, "sha256": sha256}), self._digest.size, sha256
         )
 
-    def attach(self, suffix: str, data: bytes) -> None:
-        """Send a small file along; without a connection it is kept here where there is a folder for it."""
-        if self._wire is None and self._options.beside:
-            write_file(str(self._options.beside / f"{self.file}{suffix}"), data)
-            return
-        self._deliver(
-            wire.ATTACH, suffix.encode() + b"\n" + data, len(data), hashlib.sha256(data).hexdigest()
-        )
+    def attach(self, suffix: str, data: Content) -> None:
+        """Send a file along."""
+        digest, size = hashlib.sha256(), 0
+        with self._in_use:
+            self._send(wire.BESIDE, suffix.encode())
+            for piece in each(data):
+                for start in range(0, len(piece), wire.MOST_DATA):
+                    self._send(wire.DATA, piece[start : start + wire.MOST_DATA])
+                digest.update(piece)
+                size += len(piece)
+            sha256 = digest.hexdigest()
+            self._deliver(wire.ATTACH, wire.pack({"size": size, "sha256": sha256}), size, sha256)
 
     def _deliver(self, kind: bytes, data: bytes, size: int, sha256: str) -> None:
         """Send a record, and see that the receiver has written these bytes; raises `MemdumpError`."""
-        self._send(kind, data)
-        found = wire.unpack(self._hear(wire.ACK), self._peer, size=int, sha256=str)
+        with self._in_use:
+            self._send(kind, data)
+            found = wire.unpack(self._hear(wire.ACK), self._peer, size=int, sha256=str)
         if found != {"size": size, "sha256": sha256}:
             self._lose()
             raise MemdumpError(
@@ -141,15 +158,18 @@ class TcpDestination(Destination):
                 return data
 
     def _lose(self) -> None:
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
+        self._lost.set()
+        with self._in_use:
+            if self._wire is not None:
+                self._wire.close()
+                self._wire = None
 
     def close(self) -> None:
         """Say that nothing more comes, and close the connection."""
-        if self._wire is not None:
-            with contextlib.suppress(MemdumpError):
-                self._wire.send(wire.END)
+        with self._in_use:
+            if self._wire is not None:
+                with contextlib.suppress(MemdumpError):
+                    self._wire.send(wire.END)
             self._lose()
 
 

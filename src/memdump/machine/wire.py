@@ -13,7 +13,7 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple, Type, Union
 
 from memdump.errors import MemdumpError, UsageError
 
-MAGIC = b"memdump stream 1\n"
+MAGIC = b"memdump stream 2\n"
 HEADER = struct.Struct(">cI")
 
 HELLO = b"H"
@@ -24,10 +24,14 @@ COMMIT = b"C"
 """Sender: all is sent; JSON with ``size`` and ``sha256`` of all DATA."""
 ABANDON = b"A"
 """Sender: no more comes, and it is not the whole; JSON as of COMMIT."""
+BESIDE = b"B"
+"""Sender, after COMMIT or ABANDON: the suffix of a file beside the image, whose bytes follow as DATA."""
 ATTACH = b"F"
-"""Sender, after COMMIT or ABANDON: a suffix, a line feed, and the bytes of a small file."""
+"""Sender, behind these: that was all of it; JSON as of COMMIT."""
 END = b"E"
 """Sender: no more attachments."""
+ALIVE = b"P"
+"""Sender, at any time after HELLO: it is at work and has nothing to send (a sweep, a token to be touched)."""
 READY = b"R"
 """Receiver, after HELLO: JSON with ``name``, the file that it becomes there."""
 TROUBLE = b"T"
@@ -43,8 +47,10 @@ _LARGEST = {
     DATA: MOST_DATA,
     COMMIT: 4 << 10,
     ABANDON: 4 << 10,
-    ATTACH: 16 << 20,
+    BESIDE: 64,
+    ATTACH: 4 << 10,
     END: 0,
+    ALIVE: 0,
     READY: 4 << 10,
     TROUBLE: 4 << 10,
     FAILED: 4 << 10,
@@ -54,12 +60,16 @@ _LARGEST = {
 
 SUFFIXES = (".json", ".json.sig", ".custody.jsonl")
 """What may be attached."""
+MOST_BESIDE = 256 << 20
+"""Bytes that a file beside an image may have."""
 
 _CONNECTING = 20.0
 """Seconds."""
 
 STALL = 120.0
-"""Seconds after which a peer that takes nothing, or does not answer, counts as lost."""
+"""Seconds after which a peer that takes nothing, or says nothing, counts as lost."""
+PULSE = 20.0
+"""Seconds after which a sender that has nothing else to say says that it is there."""
 
 
 class Broken(MemdumpError):

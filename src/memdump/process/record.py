@@ -12,7 +12,7 @@ from memdump.machine.manifest import Manifest, Operator, Skipped, Stream, Timing
 from memdump.machine.source import Range
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from memdump.machine.manifest import Written
     from memdump.process.capture import Captured
@@ -46,6 +46,10 @@ class Recorded(NamedTuple):
         text = self.manifest.to_json().rstrip()
         process = json.dumps({"process": self.process}, indent=2)
         return f"{text[:-2]},\n{process[2:-2]}\n}}\n"
+
+    def json_pieces(self) -> Iterator[bytes]:
+        """Give the text of the file in pieces; there is little of it."""
+        yield self.to_json().encode()
 
     @property
     def complete(self) -> bool:

@@ -29,9 +29,7 @@ def check_file(evidence: Evidence, reading: Reading) -> tuple[Check, str | None]
     told = written.sha256 if written else _recorded(evidence.record)
     if told is None and not evidence.wanted.begin_record:
         return Check("file", None, "nothing says what its digest should be"), None
-    partial = evidence.manifest is not None and not evidence.manifest.complete
-    # After a full disk there may be more than was written whole.
-    if size < expected or (size > expected and not partial):
+    if size != expected:
         return Check("file", False, f"has {size:,} bytes; {expected:,} were written"), None
     try:
         sha256 = reading.files(evidence.files, expected)
@@ -42,8 +40,7 @@ def check_file(evidence: Evidence, reading: Reading) -> tuple[Check, str | None]
         return Check("file", None, f"SHA-256 {sha256}, which nothing says it should be"), sha256
     if sha256 != told:
         return Check("file", False, f"SHA-256 {sha256}; the {by} says {told}"), sha256
-    more = f", and {size - expected:,} bytes behind what was written whole" * (size > expected)
-    return Check("file", True, f"{expected:,} bytes, SHA-256 {sha256}, as the {by} says{more}"), sha256
+    return Check("file", True, f"{expected:,} bytes, SHA-256 {sha256}, as the {by} says"), sha256
 
 
 def check_stream(evidence: Evidence, reading: Reading, file: Check) -> Check:
@@ -59,7 +56,8 @@ def check_stream(evidence: Evidence, reading: Reading, file: Check) -> Check:
         locked = encrypted and evidence.wanted.identity is None
         return Check("stream", None if locked else False, evidence.shut)
     told = known.stream
-    if opened.defects:
+    ends_early = told.sha256 is None and not known.complete
+    if opened.defects and not ends_early:
         return Check("stream", False, opened.defects[0])
     if len(opened.content) != told.size:
         return Check("stream", False, f"has {len(opened.content):,} bytes; {told.size:,} were taken")
@@ -67,6 +65,9 @@ def check_stream(evidence: Evidence, reading: Reading, file: Check) -> Check:
         found = reading.content(opened.content)
     except (Damaged, MemdumpError) as error:
         return Check("stream", False, str(error))
+    if ends_early:
+        what = f"{told.size:,} bytes of {told.format} arrived before the destination failed"
+        return Check("stream", None, f"{what}, SHA-256 {found}; their digest was not taken")
     if told.sha256 is None:
         return Check("stream", None, f"SHA-256 {found}; none was taken of the core when it was written")
     if found != told.sha256:

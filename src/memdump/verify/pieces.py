@@ -24,13 +24,11 @@ def check_pieces(evidence: Evidence, reading: Reading, written: Written) -> tupl
 
     A piece is known by its number, so that an image which got another name is still the same.
     """
-    partial = evidence.manifest is not None and not evidence.manifest.complete
     whole, size = hashlib.sha256(), 0
     faults = []
     for number, part in enumerate(written.parts):
         path = evidence.pieces.get(number)
-        # After a full disk there may be more than was written whole.
-        fault = _size_fault(path, part, more=partial)
+        fault = _size_fault(path, part)
         if path is not None and fault is None:
             digest = hashlib.sha256()
             try:
@@ -40,25 +38,24 @@ def check_pieces(evidence: Evidence, reading: Reading, written: Written) -> tupl
                 fault = f"cannot be read: {error.strerror or error}"
         if fault:
             faults.append(f"{path.name if path else part.name} {fault}")
-    if not partial:
-        count = len(written.parts)
-        surplus = [evidence.pieces[number].name for number in sorted(evidence.pieces) if number >= count]
-        faults += [f"{name} is none of its {count} pieces" for name in surplus]
+    count = len(written.parts)
+    surplus = [evidence.pieces[number].name for number in sorted(evidence.pieces) if number >= count]
+    faults += [f"{name} is none of its {count} pieces" for name in surplus]
     sha256 = whole.hexdigest() if size == written.size else None
     if not faults and written.sha256 not in (None, sha256):
         faults.append(f"the manifest gives the whole another SHA-256, {written.sha256}, than its pieces")
     if faults:
         more = f"; and {len(faults) - MOST_FAULTS} more" * (len(faults) > MOST_FAULTS)
         return Check("file", False, "; ".join(faults[:MOST_FAULTS]) + more), sha256
-    told = f"{len(written.parts)} pieces, {size:,} bytes"
+    told = f"{count} pieces, {size:,} bytes"
     return Check("file", True, f"{told}, SHA-256 {whole.hexdigest()}, each as the manifest says"), sha256
 
 
-def _size_fault(path: Path | None, part: Part, *, more: bool) -> str | None:
+def _size_fault(path: Path | None, part: Part) -> str | None:
     if path is None:
         return "is missing; copy it beside the others"
     size = size_of(path)
-    if size < part.size or (size > part.size and not more):
+    if size != part.size:
         return f"has {size:,} bytes; {part.size:,} were written"
     return None
 

@@ -42,7 +42,10 @@ def _keep_full() -> None:
     while True:
         while living < PROCESSES:
             if not os.fork():
-                _live(SHORTEST * (LONGEST / SHORTEST) ** random.random())
+                try:
+                    _live(SHORTEST * (LONGEST / SHORTEST) ** random.random())
+                finally:
+                    os._exit(0)
             living += 1
         os.wait()
         living -= 1
@@ -71,4 +74,3 @@ def _live(seconds: float) -> None:
                     file.write(os.urandom(3000))
                     time.sleep(PAUSE)
     os.unlink(path)
-    os._exit(0)
