@@ -18,7 +18,7 @@ from memdump.process import lanes
 from memdump.process.lanes import Lanes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 PAGE = 4096
 FRONT = b"the front" * 1000
@@ -101,21 +101,27 @@ def test_zeros_at_the_end_are_there(tmp_path: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
-def test_it_ends_early_when_it_is_told_to(tmp_path: Path, count: int, after: int) -> None:
+def test_it_ends_early_when_it_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, after: int
+) -> None:
     memory, calls, told = Fake(), [], threading.Event()
+    end_others = Lanes._end_others
 
     def stop() -> str | None:
         calls.append(0)
-        if len(calls) < after:
-            return None
-        told.set()
-        return "enough"
+        return None if len(calls) < after else "enough"
+
+    def end(self: Lanes, others: Sequence[threading.Thread]) -> None:
+        soon = threading.Timer(0.05, told.set)
+        soon.start()
+        end_others(self, others)
+        soon.join()
 
     def wait(address: int) -> None:
         assert threading.current_thread() is threading.main_thread() or told.wait(20)
 
     memory.before = wait  # the others are in the middle of a block then
-
+    monkeypatch.setattr(Lanes, "_end_others", end)
     reason, found, content = copied(tmp_path / "core", memory, stop)
     assert reason == "enough"
     assert found.missing is not None
@@ -180,15 +186,19 @@ def test_a_full_disk_costs_the_spare_room_once(
 ) -> None:
     """All lanes find the disk full at the same time: none of them fails while there is room."""
     disk, used = [3 * BLOCK], [0]
-    write, lock, together = os.pwrite, threading.Lock(), threading.Barrier(min(count, 2))
+    write, lock = os.pwrite, threading.Lock()
+    found_full, together = [0], threading.Event()
 
     def pwrite(fd: int, data: memoryview, at: int) -> int:
         with lock:
             room = min(disk[0] - used[0], len(data))
             used[0] += room
+            found_full[0] += not room
+            if found_full[0] >= min(count, 2):
+                together.set()
         if not room:
             if spare:
-                together.wait(20)
+                assert together.wait(20)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(fd, data[:room], at)
 
