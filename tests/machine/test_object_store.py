@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 from memdump.errors import MemdumpError, UsageError
 from memdump.machine import object_store
 from memdump.machine.destination import Destination, Options, open_destination
+from tests.machine.clouds import Clouds, clouds
 from tests.machine.peers import sender
 
 if TYPE_CHECKING:
@@ -204,25 +207,47 @@ def test_a_large_image_goes_up_in_fewer_parts_than_the_store_takes(
     assert bucket.uploads() == 0
 
 
-def test_other_stores_take_it_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder of obstore stands in for the stores that nobody plays here."""
-    import obstore.store
+@pytest.fixture
+def google(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clouds]:
+    with clouds() as found:
+        account = {"gcs_base_url": found.endpoint, "disable_oauth": True}
+        account |= dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
+        (tmp_path / "account.json").write_text(json.dumps(account))
+        monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "account.json"))
+        monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
+        yield found
 
-    local = obstore.store.LocalStore(tmp_path)
-    monkeypatch.setattr(obstore.store, "from_url", lambda url, **_: local)
-    for scheme in ("gs", "az"):
-        data = os.urandom(40 * MIB)
-        with open_destination(f"{scheme}://bucket/{scheme}.lime", PLAIN) as place:
-            place.write(data)
-            assert not (tmp_path / f"{scheme}.lime").exists()
-            place.commit()
-        assert (
-            hashlib.sha256((tmp_path / f"{scheme}.lime").read_bytes()).digest()
-            == hashlib.sha256(data).digest()
-        )
-        with open_destination(f"{scheme}://bucket/b.lime", PLAIN) as place:
-            place.write(data)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["az.lime", "gs.lime"]
+
+@pytest.fixture
+def azure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clouds]:
+    with clouds() as found:
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "me")
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", base64.b64encode(b"S3CR3T").decode())
+        monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", found.endpoint)
+        yield found
+
+
+@pytest.mark.parametrize(("name", "scheme"), [("google", "gs"), ("azure", "az")])
+@pytest.mark.parametrize("size", [1000, 40 * MIB + 1])
+def test_other_stores_take_it_alike(
+    request: pytest.FixtureRequest, name: str, scheme: str, size: int
+) -> None:
+    cloud: Clouds = request.getfixturevalue(name)
+    data = os.urandom(size)
+    with open_destination(f"{scheme}://evidence/case/a.lime", PLAIN) as place:
+        for start in range(0, size, MIB):
+            place.write(data[start : start + MIB])
+        assert cloud.objects == {}
+        place.commit()
+        place.attach(".json", b"{}")
+    assert sorted(cloud.objects) == ["/evidence/case/a.lime", "/evidence/case/a.lime.json"]
+    assert cloud.objects["/evidence/case/a.lime"] == data
+    assert cloud.parts == {}
+    with pytest.raises(UsageError, match="exists already"):
+        open_destination(f"{scheme}://evidence/case/a.lime", PLAIN)
+    with open_destination(f"{scheme}://evidence/b.lime", PLAIN) as place:
+        place.write(data)
+    assert "/evidence/b.lime" not in cloud.objects
 
 
 def test_the_words_of_the_library_are_short_and_hold_no_signature() -> None:

@@ -21,6 +21,7 @@ _PARTS = 9000  # S3 takes 10,000
 _AT_ONCE = 3
 """Parts on their way; each is held in memory."""
 _HASTY: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
+_ENDPOINTS = ("AWS_ENDPOINT_URL", "AZURE_STORAGE_ENDPOINT", "AZURITE_BLOB_STORAGE_URL")
 _QUERY = re.compile(r"\?[^\s\"']*")
 _LONGEST = 300
 """Characters of the library's words; it tells of every retry, one inside the other."""
@@ -46,12 +47,14 @@ class ObjectDestination(Destination):
             scheme = bucket.partition(":")[0]
             raise UsageError(f"{scheme}: needs a package here: pip install 'memdump[cloud]'") from None
         self._obstore: Any = obstore
-        # Who names an endpoint without TLS means it.
-        plain: Any = {"allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")}
+        # Who names an endpoint without TLS means it; the library has a variable for it for each store, too.
+        plain: Any = {}
+        if any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS):
+            plain = {"client_options": {"allow_http": True}}
         try:
-            self._store: Any = from_url(bucket, client_options=plain)
+            self._store: Any = from_url(bucket, **plain)
             # To ask once more for minutes is for an upload that has begun.
-            hasty: Any = from_url(bucket, client_options=plain, retry_config=_HASTY)
+            hasty: Any = from_url(bucket, retry_config=_HASTY, **plain)
         except Exception as error:  # of the library's making
             raise UsageError(f"{self.place}: {_words(error)}") from None
         for key in (self._key, *(self._key + suffix for suffix in options.attachments)):
