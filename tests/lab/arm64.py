@@ -41,9 +41,16 @@ CALLS = (
     "accept",
     "accept_timeout",
     "recv_timeout",
+    "connect_timeout",
+    "connect_here_timeout",
+    "sendfile_timeout",
+    "splice_timeout",
+    "splice_out_timeout",
     "semop",
     "sigtimedwait",
     "wait4",
+    "wait_all",
+    "thread_asks_for_all",
 )
 """What ``blocked.c`` may wait in on this processor."""
 PATIENCE = 900

@@ -34,7 +34,8 @@ Sockets do so only where they have a timeout; else the kernel itself calls again
 when it gives EINTR but ``connect``, which goes on connecting, and called again waits for that
 (``net/ipv4/af_inet.c``).
 """
-_UNTIL_A_HANDLER = ("pselect6", "ppoll", "nanosleep", "clock_nanosleep", "restart_syscall", "rt_sigsuspend")
+_WAITING = "pselect6 ppoll nanosleep clock_nanosleep restart_syscall rt_sigsuspend msgrcv msgsnd"
+_UNTIL_A_HANDLER = f"{_WAITING} {_INTERRUPTED_FOR_GOOD}".split()
 """System calls that any handler ends, whatever it asks for (``signal(7)``)."""
 
 
@@ -124,7 +125,7 @@ class Architecture(NamedTuple):
     def interrupted(self, entered: bytes) -> bytes:
         """Give the registers with which a thread leaves a call that it entered so, and that is made again."""
         words = self.unpack(entered)
-        ends = words[self.number] in {self.numbers[name] for name in _UNTIL_A_HANDLER}
+        ends = words[self.number] in {self.numbers.get(name) for name in _UNTIL_A_HANDLER}
         words[self.result] = -_ERESTARTNOHAND if ends else -_ERESTARTSYS
         return self.pack(words)
 
@@ -247,14 +248,15 @@ AARCH64 = Architecture(
     number=8,
     result=0,
     arguments=(0, 1, 2, 3, 4, 5),
-    # The kernel prepares most calls again before a tracer sees the thread (arch/arm64/kernel/signal.c).
+    # What the kernel itself makes again it has prepared before a tracer sees the thread, and then forgets that
+    # there was a call (arch/arm64/kernel/signal.c); see `Architecture.again` for the others.
     original=None,
     numbers=_numbers(
         "io_getevents 4 epoll_pwait 22 read 63 write 64 readv 65 writev 66 sendfile 71 pselect6 72 ppoll 73"
         " splice 76 nanosleep 101 clock_nanosleep 115 restart_syscall 128 rt_sigsuspend 133"
-        " rt_sigtimedwait 137 semtimedop 192 semop 193 accept 202 connect 203 sendto 206 recvfrom 207"
-        " sendmsg 211 recvmsg 212 clone 220 accept4 242 recvmmsg 243 wait4 260 sendmmsg 269 io_pgetevents 292"
-        " io_uring_enter 426 close_range 436 epoll_pwait2 441"
+        " rt_sigtimedwait 137 msgrcv 188 msgsnd 189 semtimedop 192 semop 193 accept 202 connect 203 sendto 206"
+        " recvfrom 207 sendmsg 211 recvmsg 212 clone 220 accept4 242 recvmmsg 243 wait4 260 sendmmsg 269"
+        " io_pgetevents 292 io_uring_enter 426 close_range 436 epoll_pwait2 441"
     ),
     more=(
         (NT_FPREGSET, "CORE"),
