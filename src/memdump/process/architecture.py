@@ -248,15 +248,15 @@ AARCH64 = Architecture(
     number=8,
     result=0,
     arguments=(0, 1, 2, 3, 4, 5),
-    # What the kernel itself makes again it has prepared before a tracer sees the thread, and then forgets that
-    # there was a call (arch/arm64/kernel/signal.c); see `Architecture.again` for the others.
+    # What the kernel itself makes again it has prepared before a tracer sees the thread, and then forgets
+    # that there was a call (arch/arm64/kernel/signal.c); see `Architecture.again` for the others.
     original=None,
     numbers=_numbers(
         "io_getevents 4 epoll_pwait 22 read 63 write 64 readv 65 writev 66 sendfile 71 pselect6 72 ppoll 73"
         " splice 76 nanosleep 101 clock_nanosleep 115 restart_syscall 128 rt_sigsuspend 133"
-        " rt_sigtimedwait 137 msgrcv 188 msgsnd 189 semtimedop 192 semop 193 accept 202 connect 203 sendto 206"
-        " recvfrom 207 sendmsg 211 recvmsg 212 clone 220 accept4 242 recvmmsg 243 wait4 260 sendmmsg 269"
-        " io_pgetevents 292 io_uring_enter 426 close_range 436 epoll_pwait2 441"
+        " rt_sigtimedwait 137 msgrcv 188 msgsnd 189 semtimedop 192 semop 193 accept 202 connect 203"
+        " sendto 206 recvfrom 207 sendmsg 211 recvmsg 212 clone 220 accept4 242 recvmmsg 243 wait4 260"
+        " sendmmsg 269 io_pgetevents 292 io_uring_enter 426 close_range 436 epoll_pwait2 441"
     ),
     more=(
         (NT_FPREGSET, "CORE"),
