@@ -11,6 +11,8 @@ from memdump.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from memdump.process.proc import Call
+
 NT_PRSTATUS, NT_FPREGSET, NT_ARM_SVE, NT_ARM_SSVE = 1, 2, 0x405, 0x40B
 _LONG = 64
 _EINTR = 4
@@ -147,21 +149,20 @@ class Architecture(NamedTuple):
         words[known.result] = -_ERESTARTNOHAND
         return known.pack(words)
 
-    def gave_up(self, registers: bytes) -> int | None:
-        """Give the number of the call that returns EINTR, where it is one that `uninterrupted` would correct.
+    def again(self, registers: bytes, before: Call) -> bytes | None:
+        """Do the same where the kernel has forgotten by now that the thread was in a system call.
 
-        For where the kernel does not tell whether there was a call: the number stays in its register.
+        What it waited in ``before`` it was stopped tells; None where that cannot be the call that gave EINTR.
         """
         if self.of(registers) is not self:
             return None
         words = self.unpack(registers)
-        number = words[self.number]
-        return number if self._signed(words[self.result]) == -_EINTR and number in restartable(self) else None
-
-    def again(self, registers: bytes, first: int) -> bytes:
-        """Give the registers with which a thread makes the call again that it has left."""
-        words = self.unpack(registers)
-        words[self.arguments[0]] = first
+        if self._signed(words[self.result]) != -_EINTR or before.number not in restartable(self):
+            return None
+        left = (words[self.number], words[self.sp], words[self.pc], *(words[at] for at in self.arguments[1:]))
+        if left != (before.number, before.sp, before.pc, *before.arguments[1:]):
+            return None
+        words[self.result] = before.arguments[0]
         words[self.pc] -= len(self.instruction)
         return self.pack(words)
 

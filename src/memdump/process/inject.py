@@ -171,20 +171,10 @@ def call(
 
 def stands_at_call(tid: int, architecture: Architecture, registers: bytes) -> bool:
     """Whether a thread is about to make a system call, or to make one again, that can be exchanged."""
-    return _is_call(tid, architecture, registers, 0)
-
-
-def stands_behind_call(tid: int, architecture: Architecture, registers: bytes) -> bool:
-    """Whether a thread comes from such a system call."""
-    return _is_call(tid, architecture, registers, len(architecture.instruction))
-
-
-def _is_call(tid: int, architecture: Architecture, registers: bytes, before: int) -> bool:
-    """Whether so many bytes before where a thread stands is an instruction for system calls."""
     if architecture.exchange is None or architecture.of(registers) is not architecture:
         return False
     with contextlib.suppress(OSError), open(f"/proc/{tid}/mem", "rb", 0) as memory:  # noqa: PTH123
-        memory.seek(architecture.unpack(registers)[architecture.pc] - before)
+        memory.seek(architecture.unpack(registers)[architecture.pc])
         return memory.read(len(architecture.instruction)) == architecture.instruction
     return False
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import struct
 import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.errors import MemdumpError, NotPermitted
-from memdump.process import inject, proc, ptrace, refusal, safety
-from memdump.process.architecture import NT_PRSTATUS
+from memdump.process import proc, ptrace, refusal, safety
+from memdump.process.architecture import NT_PRSTATUS, restartable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +22,7 @@ PATIENCE = 0.1
 """Seconds for which the others stand until a thread is given up that waits for a device."""
 _LONGEST = 2.0
 """Seconds for which the others stand until a thread is given up that finds no free processor."""
-_NO_CALL = -1
+_SWITCHES = "voluntary_ctxt_switches"
 _LOOK = 0.005
 """Seconds after which a thread is looked at, should no signal tell of it."""
 _CLONE3, _CLONE_VFORK = 435, 0x4000
@@ -58,6 +57,8 @@ class Threads:
         self._architecture = architecture
         self._moving: set[int] = set()
         self._ended: set[int] = set()
+        self._waited: dict[int, tuple[proc.Call, int]] = {}
+        """The calls that threads waited in when they were asked to stop, and how often they had waited."""
         self._left_out: set[int] = set()
         self._wants = wants
 
@@ -102,11 +103,20 @@ class Threads:
             self._interrupt(tid)
 
     def _interrupt(self, tid: int) -> None:
+        if self._architecture.original is None:
+            self._note_call(tid)
         try:
             ptrace.interrupt(tid)
         except ProcessLookupError:
             self._moving.discard(tid)
             self._ended.add(tid)
+
+    def _note_call(self, tid: int) -> None:
+        """Note what a thread waits in, where the kernel does not tell a tracer when it stands."""
+        found = proc.call(tid)
+        if found and found.number in restartable(self._architecture):
+            with contextlib.suppress(OSError):
+                self._waited[tid] = found, proc.status(tid).number(_SWITCHES)
 
     def settle(self, patience: float = PATIENCE) -> None:
         """Wait until all stand, those that were begun meanwhile included; raises `Busy`."""
@@ -145,28 +155,24 @@ class Threads:
     def _correct(self, tid: int, stop: ptrace.Stop) -> Standing:
         registers = ptrace.registers(tid, NT_PRSTATUS)
         corrected = self._architecture.uninterrupted(registers)
-        if corrected is None and self._architecture.exchange is not None:
-            corrected = self._again(tid, registers)
+        if tid in self._waited:
+            corrected = self._again(tid, registers, *self._waited.pop(tid))
         if corrected is not None:
             ptrace.set_registers(tid, NT_PRSTATUS, corrected)
         return Standing(registers, 0 if stop.signal == ptrace.SIGTRAP else stop.signal)
 
-    def _again(self, tid: int, registers: bytes) -> bytes | None:
-        """Have a call made again that gives EINTR where the kernel has forgotten that there was a call."""
-        known = self._architecture
-        number = known.gave_up(registers)
-        if number is None or not inject.stands_behind_call(tid, known, registers):
+    def _again(self, tid: int, registers: bytes, waited: proc.Call, switches: int) -> bytes | None:
+        """Have a call made again that gives EINTR for no other reason than that the thread was stopped."""
+        corrected = self._architecture.again(registers, waited)
+        if corrected is None:
             return None
         status = proc.status(tid)
+        # It may have been in another one meanwhile, and a signal that has come ends it rightly.  Since then
+        # it has waited once more: for its tracer.
         pending = status.number("SigPnd", base=16) | status.number("ShdPnd", base=16)
-        if pending & ~status.number("SigBlk", base=16):
-            return None  # a signal that has come ends it rightly
-        # Its first argument, where now its result stands, the kernel tells as long as there is a call.
-        assert known.exchange is not None
-        ptrace.set_registers(tid, known.exchange, struct.pack("=i", number))
-        call = proc.call(tid)
-        ptrace.set_registers(tid, known.exchange, struct.pack("=i", _NO_CALL))
-        return known.again(registers, call.arguments[0]) if call else None
+        if status.number(_SWITCHES) != switches + 1 or pending & ~status.number("SigBlk", base=16):
+            return None
+        return corrected
 
     def _give_up(self, tid: int, seconds: float, patience: float) -> None:
         if seconds < patience:
