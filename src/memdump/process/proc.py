@@ -85,6 +85,11 @@ def call(tid: int) -> Call | None:
     return Call(int(words[0]), tuple(arguments), sp, pc)
 
 
+def runs(tid: int) -> bool:
+    """Whether a thread executes something just now, as far as that is told."""
+    return read_or_nothing(tid, "syscall").startswith(b"running")
+
+
 class Stat(NamedTuple):
     """What a core wants to know of ``/proc/PID/stat``."""
 

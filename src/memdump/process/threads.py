@@ -23,6 +23,8 @@ PATIENCE = 0.1
 _LONGEST = 2.0
 """Seconds for which the others stand until a thread is given up that finds no free processor."""
 _SWITCHES = "voluntary_ctxt_switches"
+_LET, _WAY = 5, 0.001
+"""How often and how long (seconds) threads are let run that may be on their way into a system call."""
 _LOOK = 0.005
 """Seconds after which a thread is looked at, should no signal tell of it."""
 _CLONE3, _CLONE_VFORK = 435, 0x4000
@@ -99,6 +101,8 @@ class Threads:
 
     def interrupt(self) -> None:
         """Ask all to stop; `settle` waits until they have."""
+        if self._architecture.original is None:
+            self._let_wait()
         for tid in list(self._moving):
             self._interrupt(tid)
 
@@ -110,6 +114,13 @@ class Threads:
         except ProcessLookupError:
             self._moving.discard(tid)
             self._ended.add(tid)
+
+    def _let_wait(self) -> None:
+        """Let threads that are on their way into a call come there: what they wait in can be noted then."""
+        for _ in range(_LET):
+            if not any(proc.runs(tid) for tid in self._moving):
+                return
+            time.sleep(_WAY)
 
     def _note_call(self, tid: int) -> None:
         """Note what a thread waits in, where the kernel does not tell a tracer when it stands."""
