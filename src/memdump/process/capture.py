@@ -342,6 +342,7 @@ class Capture:
                 self._instructions.call,
                 "close_range",
                 [0, 0xFFFFFFFF, _CLOSE_RANGE_UNSHARE],
+                options=inject.OF_COPY,
             )
 
     @property

@@ -39,6 +39,9 @@ _STEPS = 1000
 _PATIENCE, _LOOK = 0.25, 0.005
 """Seconds after which a thread is given up that sleeps on its way; seconds after which it is looked at."""
 
+OF_COPY = ptrace.TRACE_SYSCALLS | ptrace.TRACE_KILL
+"""The options of a copy, which must not outlive us."""
+
 
 class Returned(NamedTuple):
     """What came of a call."""
@@ -132,12 +135,14 @@ def call(
     name: str,
     arguments: Sequence[int] = (),
     stack: int | None = None,
+    options: int = ptrace.TRACE_SYSCALLS,
 ) -> Returned:
     """Have a thread make a system call by the instruction ``at``, and restore it exactly.
 
-    ``stack`` is the stack pointer that it has meanwhile, below which it finds back: see `rescue`.  If memdump
-    is killed the kernel lets it run on at any point of this, so it has to be right at any; for that its
-    registers are changed before the signals that it blocks, and restored after them.
+    ``options`` are those of `ptrace.set_options` that it has, and has again afterwards.  ``stack`` is the
+    stack pointer that it has meanwhile, below which it finds back: see `rescue`.  If memdump is killed the
+    kernel lets it run on at any point of this, so it has to be right at any; for that its registers are
+    changed before the signals that it blocks, and restored after them.
 
     The thread must stand for `ptrace.interrupt`, and does so again afterwards: only from there the kernel
     restarts the system call that it was in.  Raises ``OSError`` where the thread ends meanwhile, and
@@ -146,7 +151,7 @@ def call(
     registers, blocked = ptrace.registers(tid, NT_PRSTATUS), ptrace.blocked(tid)
     stops = _Stops(tid)
     try:
-        ptrace.set_options(tid, ptrace.TRACE_SYSCALLS | ptrace.TRACE_CLONE)
+        ptrace.set_options(tid, options | ptrace.TRACE_CLONE)
         if stands_at_call(tid, architecture, registers):
             result, registers = _exchange(stops, architecture, name, arguments)
         else:
@@ -162,7 +167,7 @@ def call(
     finally:
         # Where the thread is gone there is nothing to restore.
         with contextlib.suppress(ProcessLookupError):
-            ptrace.set_options(tid, ptrace.TRACE_SYSCALLS)
+            ptrace.set_options(tid, options)
             ptrace.set_blocked(tid, blocked)
             ptrace.set_registers(tid, NT_PRSTATUS, registers)
         if stops.to_be_stopped:
@@ -288,7 +293,7 @@ class _Stops:
 def adopt(child: int) -> int:
     """Make sure that a process that was just made, and stands before its first instruction, dies with us."""
     ptrace.wait(child)
-    ptrace.set_options(child, ptrace.TRACE_SYSCALLS | ptrace.TRACE_KILL)
+    ptrace.set_options(child, OF_COPY)
     return child
 
 
