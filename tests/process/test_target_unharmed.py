@@ -413,6 +413,24 @@ def test_a_parent_that_waits_in_vfork_is_told_from_one_that_waits_for_a_device(
         assert target.line() == "goes on"
 
 
+def test_a_process_that_stops_too_late_to_wait_for_its_copy_goes_on_all_the_same() -> None:
+    """It waits in vfork when its copy is taken away, and goes on while another one is still held."""
+    with running("begetting", "vfork", "later") as target, running("counting", 1) as other:
+        wanted = [survey(one.pid, "fork").wanted(Choice()) for one in (target, other)]
+        with Guardian(wanted) as guardian:
+            copy = next(one.child for one in guardian.hold().captured if one.pid == target.pid)
+            assert target.process.stdin
+            target.process.stdin.write("?")
+            target.process.stdin.flush()
+            while target.state != "D":
+                time.sleep(0.01)
+            left = guardian.release(target.pid).left
+            assert left and left.endswith("until it ends: no thread could be stopped")
+            (child,) = set(map(int, target.children().split())) - {copy}
+            os.kill(child, signal.SIGKILL)
+            assert target.line() == "goes on"
+
+
 def test_the_copy_ends_with_a_process_that_ends_while_it_is_made() -> None:
     with running("counting", 2) as target:
         taker = os.fork()

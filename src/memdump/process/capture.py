@@ -31,6 +31,8 @@ _WAITING = {"x86_64": (61, 247), "aarch64": (260, 95)}
 """The numbers of ``wait4`` and ``waitid``."""
 _PATIENCE, _LOOK = 1.0, 0.005
 """Seconds after which it is asked whether a copy that does not end is frozen; between looks at it."""
+_SOON = 0.02
+"""Seconds for which a thread is waited for that is only to be left alone again."""
 _CANDIDATES, _LOOKED_AT = 8, 64
 """Threads of which one is chosen to be borrowed, and of which is asked before what they wait in, at most."""
 _TRIES, _ERESTARTNOINTR = 5, 513
@@ -116,6 +118,8 @@ class Capture:
         self._mode = wanted.mode
         self._reason: str | None = None
         self._taken: _Taken | None = None
+        self._left: list[Threads] = []
+        """Those of which some did not stop when they were asked to wait for the copy."""
         self.pauses: list[int] = []
         """Nanoseconds, each time that it stood."""
         self._since = 0
@@ -374,7 +378,7 @@ class Capture:
             return None  # the process has ended, and whoever has inherited the copy reaps it
         if safety.is_frozen(self._wanted.pid):
             return "its cgroup is frozen"
-        filtered = False
+        filtered, later = False, []
         for tid in sorted(proc.threads(self._wanted.pid), key=self._time_lost):
             try:
                 found = proc.status(tid)
@@ -386,8 +390,14 @@ class Capture:
                 filtered = True
                 continue
             self._waited_in[tid] = rescue.waits_in(tid)
+            if found.state == "D":
+                later.append(tid)
+                continue
             if self._reap_by(tid, child, self._may_wait) or self._reap_by(tid, child):
                 return None
+        # One that waits for a device may take long to stop, and no other is to stand for that.
+        if any(self._reap_by(tid, child) for tid in later[:_CANDIDATES]):
+            return None
         return "it has a seccomp filter now" if filtered else "no thread could be stopped"
 
     def _time_lost(self, tid: int) -> int:
@@ -407,10 +417,21 @@ class Capture:
 
     def _reap_by(self, tid: int, child: int, others: Callable[[int], bool] | None = None) -> bool:
         """Have one thread wait, while those stand too that ``others`` tells; whether it did."""
-        threads = Threads(
-            self._wanted.pid, self._architecture, wants=lambda one: one == tid or bool(others and others(one))
-        )
-        threads.seize()
+        attached = {one for threads in self._left for one in threads.moving}
+        if tid in attached:
+            return False
+
+        def wants(one: int) -> bool:
+            return one == tid or bool(others and one not in attached and others(one))
+
+        threads = Threads(self._wanted.pid, self._architecture, wants)
+        try:
+            threads.seize()
+            return self._reap_with(threads, tid, child)
+        finally:
+            self._leave(threads)
+
+    def _reap_with(self, threads: Threads, tid: int, child: int) -> bool:
         since = time.monotonic_ns()
         threads.interrupt()
         try:
@@ -425,6 +446,21 @@ class Capture:
         finally:
             threads.release()
             self.pauses.append(time.monotonic_ns() - since)
+
+    def _leave(self, threads: Threads) -> None:
+        """Leave threads alone, as far as they stop soon; `leave` does so with the others."""
+        threads.interrupt()
+        end = time.monotonic() + _SOON
+        while not threads.leave():
+            if time.monotonic() > end:
+                self._left.append(threads)
+                return
+            signal.sigtimedwait([signal.SIGCHLD], _LOOK)
+
+    def leave(self) -> bool:
+        """Leave those threads alone that have stopped too late; whether none is left that may do so yet."""
+        self._left = [threads for threads in self._left if not threads.leave()]
+        return not self._left
 
     def _can_wait(self, tid: int, found: Standing) -> bool:
         if not self._is_native(found):

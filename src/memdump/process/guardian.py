@@ -190,13 +190,16 @@ def _serve(its: Channel, held: _Set, early: mmap.mmap) -> None:
     """Hold the processes from the first message on, and let go of each that a message names."""
     its.receive()
     captures = held.captures
+    ended: list[Capture] = []
     try:
         its.send(held.hold(early))
         while captures:
+            _leave_alone(ended, its)
             pid = its.receive()
             (chosen,) = (one for one in captures if one.pid == pid)
             captures.remove(chosen)
             its.send(_end(chosen))
+            ended.append(chosen)
     except Exception as error:  # whatever it is, the one that asked has to hear of it
         for one in captures:
             _end(one)
@@ -205,6 +208,12 @@ def _serve(its: Channel, held: _Set, early: mmap.mmap) -> None:
     finally:
         for one in captures:
             _end(one)
+
+
+def _leave_alone(ended: list[Capture], its: Channel) -> None:
+    """Until there is a message, leave threads alone that stop only now: they would stand until the end."""
+    while ended and not its.waits(_BETWEEN):
+        ended[:] = [one for one in ended if not one.leave()]
 
 
 def _end(capture: Capture) -> Ended:

@@ -97,13 +97,19 @@ class Threads:
             raise refusal.traced(self.pid, tracer)
         raise NotPermitted(f"process {self.pid} must not be traced from here")
 
+    @property
+    def moving(self) -> frozenset[int]:
+        """Those that are attached and do not stand."""
+        return frozenset(self._moving)
+
     def interrupt(self) -> None:
         """Ask all to stop; `settle` waits until they have."""
         for tid in list(self._moving):
             self._interrupt(tid)
 
     def _interrupt(self, tid: int) -> None:
-        if self._architecture.original is None:
+        # One that is asked again may stand already, and has waited once more for that.
+        if self._architecture.original is None and tid not in self._waited:
             self._note_call(tid)
         try:
             ptrace.interrupt(tid)
@@ -122,19 +128,18 @@ class Threads:
         """Wait until all stand, those that were begun meanwhile included; raises `Busy`."""
         start = time.monotonic()
         while self._moving or self.seize():
-            new = set(self._moving)
+            new = sorted(self._moving)
             for tid in new:
                 self._interrupt(tid)
-            while self._moving:
-                self._wait_for_one(start, patience)
+            for tid in new:
+                self._wait_for(tid, start, patience)
 
-    def _wait_for_one(self, start: float, patience: float) -> None:
-        tid = min(self._moving)
-        while True:
+    def _wait_for(self, tid: int, start: float, patience: float) -> None:
+        while tid in self._moving:
             stop = ptrace.wait(tid, now=True)
             if stop is not None:
                 self._stopped(tid, stop)
-                return
+                continue
             # Each stop is told by a signal, which the guardian blocks so that it can wait for it.
             signal.sigtimedwait([signal.SIGCHLD], _LOOK)
             self._give_up(tid, time.monotonic() - start, patience)
@@ -215,3 +220,15 @@ class Threads:
             with contextlib.suppress(ProcessLookupError):
                 ptrace.detach(tid)
         self.standing.clear()
+
+    def leave(self) -> bool:
+        """Leave alone also those that were asked to stop and have by now; whether none is left.
+
+        One that does not yet cannot be left alone, and would stand when it does at last.
+        """
+        for tid in sorted(self._moving):
+            stop = ptrace.wait(tid, now=True)
+            if stop is not None:
+                self._stopped(tid, stop)
+        self.release()
+        return not self._moving
