@@ -247,6 +247,21 @@ def test_signals_that_come_meanwhile_arrive(tmp_path: Path) -> None:
         assert dump.wait() == 0
 
 
+def test_it_stands_no_longer_where_the_ends_of_children_are_ignored() -> None:
+    """What is inherited so would keep the signals away that tell of each stop."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with running("tick", 1) as target:
+            pauses: list[int] = []
+            for _ in range(8):
+                with Guardian([survey(target.pid, "fork").wanted(Choice())]) as guardian:
+                    guardian.hold()
+                    pauses += guardian.release(target.pid).pauses
+            assert min(pauses) < 5_000_000, "it is looked at every 5 ms, and stops several times"
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_python_with_threads_goes_on(tmp_path: Path) -> None:
     program = (
         "import sys, threading, time\n"

@@ -171,7 +171,9 @@ def _leave(its: Channel) -> None:
     os.setsid()
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # `Threads` waits for it
+    # `Threads` waits for it, and none comes where whoever started memdump ignores it.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
         file.write("-1000")
     # Others stand still while it works, which is a matter of milliseconds.
