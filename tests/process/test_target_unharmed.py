@@ -446,6 +446,39 @@ def test_a_process_that_stops_too_late_to_wait_for_its_copy_goes_on_all_the_same
             assert target.line() == "goes on"
 
 
+def test_nothing_is_killed_that_may_be_another_process_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy is killed once: what has its id when it is no more is not ours."""
+    killed, kill = [], os.kill
+
+    def noted(pid: int, number: int) -> None:
+        killed.append((pid, number))
+        kill(pid, number)
+
+    with running("counting", 2) as target:
+        capture = Capture(Wanted(target.pid, "fork"), this())
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        try:
+            _copy(capture)
+            capture.release()
+            copy = capture.child
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "kill", noted)
+                assert capture.end() is None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        assert killed == [(copy, signal.SIGKILL)]
+        survives(target)
+
+
+def _copy(capture: Capture) -> None:
+    capture.prepare()
+    capture.attach()
+    capture.stop()
+    capture.settle(1)
+    capture.take(mmap.mmap(-1, 1 << 20), 0)
+    capture.copy()
+
+
 def test_the_copy_ends_with_a_process_that_ends_while_it_is_made() -> None:
     with running("counting", 2) as target:
         taker = os.fork()
@@ -466,13 +499,8 @@ def _clone_and_kill(pid: int) -> None:
     inject.adopt = adopt_and_kill
     try:
         capture = Capture(Wanted(pid, "fork"), this())
-        capture.prepare()
-        capture.attach()
-        capture.stop()
-        capture.settle(1)
-        capture.take(mmap.mmap(-1, 1 << 20), 0)
         with contextlib.suppress(ProcessLookupError):
-            capture.copy()
+            _copy(capture)
         os._exit(0 if copies and _is_zombie(copies[0]) else 1)
     finally:
         os._exit(2)

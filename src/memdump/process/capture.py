@@ -367,7 +367,8 @@ class Capture:
             try:
                 why = self._reap(child)
             finally:
-                inject.end(child)
+                # It may be no more, and its id another one's: it must not be killed again.
+                inject.bury(child)
             return f"{remains}: {why}" if why else None
         except (OSError, MemdumpError) as error:
             return f"{remains} ({error})"
@@ -439,7 +440,7 @@ class Capture:
             found = threads.standing.get(tid)
             if found is None or not self._can_wait(tid, found):
                 return False
-            inject.end(child)  # only now its parent can see it
+            inject.bury(child)  # only now its parent can see it
             return self._wait_in(tid, found, child)
         except Busy:
             return False

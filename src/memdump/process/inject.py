@@ -301,5 +301,10 @@ def end(child: int) -> None:
     """End a process that is ours, and tell its parent, which has to wait for it then."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
+    bury(child)
+
+
+def bury(child: int) -> None:
+    """Tell the parent of a process that is ours, and was killed; nothing where that has been done."""
     while not (ptrace.wait(child) or ptrace.Stop(ended=True)).ended:
         pass
