@@ -12,11 +12,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from memdump.errors import MemdumpError
-from memdump.process import inject
+from memdump.process import inject, ptrace
 from memdump.process.architecture import this
 from memdump.process.capture import Capture, Wanted
 from memdump.process.guardian import Found, Guardian
@@ -24,6 +25,9 @@ from memdump.process.selection import Choice
 from memdump.process.take import core, write
 from memdump.process.target import Target, survey
 from tests.process.targets import Running, begun, needs_gcc, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = needs_gcc
 MODES = ("fork", "freeze", "live")
@@ -446,6 +450,22 @@ def test_a_process_that_stops_too_late_to_wait_for_its_copy_goes_on_all_the_same
             assert target.line() == "goes on"
 
 
+@contextlib.contextmanager
+def borrowing(target: Running) -> Iterator[Capture]:
+    """Stop a process from here, and let go of it in the end."""
+    capture = Capture(Wanted(target.pid, "fork"), this())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    try:
+        capture.prepare()
+        capture.attach()
+        capture.stop()
+        capture.settle(1)
+        yield capture
+    finally:
+        assert capture.end() is None
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def test_nothing_is_killed_that_may_be_another_process_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy is killed once: what has its id when it is no more is not ours."""
     killed, kill = [], os.kill
@@ -454,27 +474,60 @@ def test_nothing_is_killed_that_may_be_another_process_by_then(monkeypatch: pyte
         killed.append((pid, number))
         kill(pid, number)
 
+    monkeypatch.setattr(os, "kill", noted)
     with running("counting", 2) as target:
-        capture = Capture(Wanted(target.pid, "fork"), this())
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-        try:
+        with borrowing(target) as capture:
             _copy(capture)
-            capture.release()
             copy = capture.child
-            with monkeypatch.context() as patched:
-                patched.setattr(os, "kill", noted)
-                assert capture.end() is None
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert killed == [(copy, signal.SIGKILL)]
         survives(target)
 
 
+@pytest.mark.parametrize("undone", [False, True])
+def test_a_stop_that_comes_while_a_thread_is_borrowed_holds_unless_it_is_undone(
+    monkeypatch: pytest.MonkeyPatch, undone: bool
+) -> None:
+    """SIGSTOP comes on the way of the call, and SIGCONT, if at all, while the thread stands for SIGSTOP."""
+    sent: list[signal.Signals] = []
+    to_call, wait = ptrace.to_call, ptrace.wait
+
+    def stopping(tid: int, *number: int) -> None:
+        if not sent:
+            sent.append(signal.SIGSTOP)
+            os.kill(target.pid, signal.SIGSTOP)
+        to_call(tid, *number)
+
+    def continuing(tid: int, now: bool = False) -> ptrace.Stop | None:
+        stop = wait(tid, now)
+        if undone and stop and (stop.signal, stop.event) == (signal.SIGSTOP, 0):
+            sent.append(signal.SIGCONT)
+            os.kill(target.pid, signal.SIGCONT)
+        return stop
+
+    with running("counting", 2) as target:
+        with borrowing(target) as capture:
+            monkeypatch.setattr(ptrace, "to_call", stopping)
+            monkeypatch.setattr(ptrace, "wait", continuing)
+            _copy(capture)
+            assert capture.child
+        assert sent == ([signal.SIGSTOP, signal.SIGCONT] if undone else [signal.SIGSTOP])
+        time.sleep(0.05)
+        assert (target.state == "T") is not undone
+        os.kill(target.pid, signal.SIGCONT)
+        survives(target)
+
+
+def test_a_call_that_faults_leaves_the_process_as_it_was() -> None:
+    """There is no instruction at this address any more, say: the fault is not the program's."""
+    with running("counting", 2) as target:
+        with borrowing(target), pytest.raises(inject.Forced, match="SIGSEGV"):
+            inject.call(target.pid, this(), 16, "wait4")
+        time.sleep(0.05)
+        assert target.state != "T"
+        survives(target)
+
+
 def _copy(capture: Capture) -> None:
-    capture.prepare()
-    capture.attach()
-    capture.stop()
-    capture.settle(1)
     capture.take(mmap.mmap(-1, 1 << 20), 0)
     capture.copy()
 
@@ -499,6 +552,10 @@ def _clone_and_kill(pid: int) -> None:
     inject.adopt = adopt_and_kill
     try:
         capture = Capture(Wanted(pid, "fork"), this())
+        capture.prepare()
+        capture.attach()
+        capture.stop()
+        capture.settle(1)
         with contextlib.suppress(ProcessLookupError):
             _copy(capture)
         os._exit(0 if copies and _is_zombie(copies[0]) else 1)

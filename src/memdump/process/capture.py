@@ -229,6 +229,9 @@ class Capture:
         except TimeoutError:
             self._freeze("its cgroup was frozen meanwhile")
             return
+        except inject.Forced as error:
+            self._freeze(str(error))
+            return
         finally:
             if self._rescue:
                 self._rescue.remove()

@@ -52,6 +52,10 @@ class Returned(NamedTuple):
     """The process that it made."""
 
 
+class Forced(OSError):
+    """A thread could not make a call."""
+
+
 class Instructions(NamedTuple):
     """Addresses of instructions of a process."""
 
@@ -146,7 +150,8 @@ def call(
 
     The thread must stand for `ptrace.interrupt`, and does so again afterwards: only from there the kernel
     restarts the system call that it was in.  Raises ``OSError`` where the thread ends meanwhile, and
-    ``TimeoutError`` where its cgroup is frozen before it comes to the call; what it made is ended then.
+    ``TimeoutError`` where its cgroup is frozen before it comes to the call, and `Forced`; what it made is
+    ended then.
     """
     registers, blocked = ptrace.registers(tid, NT_PRSTATUS), ptrace.blocked(tid)
     stops = _Stops(tid)
@@ -170,8 +175,6 @@ def call(
             ptrace.set_options(tid, options)
             ptrace.set_blocked(tid, blocked)
             ptrace.set_registers(tid, NT_PRSTATUS, registers)
-        if stops.to_be_stopped:
-            os.kill(tid, signal.SIGSTOP)
 
 
 def stands_at_call(tid: int, architecture: Architecture, registers: bytes) -> bool:
@@ -249,15 +252,15 @@ class _Stops:
 
     def __init__(self, tid: int) -> None:
         self.child: int | None = None
-        self.to_be_stopped = False
-        """Whether a SIGSTOP came, which nothing can block, and which has to come again."""
+        self._signal = 0
+        """A SIGSTOP that it stands for, which nothing can block.  Given back, SIGCONT can undo it."""
         self._stands = True
         self.tid = tid
 
     def to_call(self) -> None:
         """Let it run until it enters or leaves the system call."""
         for _ in range(_STEPS):
-            ptrace.to_call(self.tid)
+            ptrace.to_call(self.tid, self._signal)
             self._stands = False
             if self._wait(_PATIENCE).at_call:
                 return
@@ -268,7 +271,7 @@ class _Stops:
         ptrace.interrupt(self.tid)
         for _ in range(_STEPS):
             if self._stands:
-                ptrace.cont(self.tid)
+                ptrace.cont(self.tid, self._signal)
             if self._wait().for_us:
                 return
         raise TimeoutError(f"thread {self.tid} does not stop")
@@ -283,10 +286,14 @@ class _Stops:
         if stop.ended:
             raise ProcessLookupError(f"thread {self.tid} has ended")
         self._stands = True
+        self._signal = 0
         if stop.event == ptrace.EVENT_CLONE:
             self.child = adopt(ptrace.event_message(self.tid))
+        elif stop.signal == signal.SIGSTOP and not stop.for_us:
+            self._signal = signal.SIGSTOP
         elif not (stop.at_call or stop.for_us):
-            self.to_be_stopped = True
+            # The kernel forces it upon a thread that blocks all for what we have it do, not for its own.
+            raise Forced(f"thread {self.tid} cannot make a system call: {signal.Signals(stop.signal).name}")
         return stop
 
 
