@@ -17,7 +17,7 @@ from memdump.process.threads import Busy, Threads
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from memdump.process.architecture import Architecture
     from memdump.process.threads import Standing
@@ -143,7 +143,7 @@ class Capture:
 
     def _find(self) -> inject.Instructions | None:
         for tid in (self.pid, *proc.threads(self.pid)[-1:]):
-            with contextlib.suppress(OSError), _memory(tid) as memory:
+            with contextlib.suppress(OSError), proc.memory(tid) as memory:
                 mappings = maps.parse(proc.read(tid, "maps"))
                 found = inject.find(mappings, memory, self._architecture)
                 if found:
@@ -179,7 +179,7 @@ class Capture:
         if self._mode != FORK:
             return used
         self._mappings = maps.parse(self._taken.maps)
-        with _memory(first) as memory:
+        with proc.memory(first) as memory:
             self._check_instructions(memory)
             early = _read_early(self._wanted, self._mappings, memory, buffer, used)
         self._taken = self._taken._replace(early=early)
@@ -473,7 +473,7 @@ class Capture:
 
     def _wait_in(self, tid: int, found: Standing, child: int) -> bool:
         self._mappings = maps.parse(proc.read(tid, "maps"))
-        with _memory(tid) as memory:
+        with proc.memory(tid) as memory:
             self._check_instructions(memory)
         if self._instructions is None:
             return False
@@ -488,15 +488,6 @@ class Capture:
             if rescued:
                 rescued.remove()
         return returned.result != 0
-
-
-@contextlib.contextmanager
-def _memory(tid: int) -> Iterator[int]:
-    memory = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield memory
-    finally:
-        os.close(memory)
 
 
 class _Taken(NamedTuple):
@@ -534,7 +525,7 @@ def _in_sequence(tid: int) -> bool:
     area = ptrace.rseq_area(tid)
     if not area:
         return False
-    with _memory(tid) as memory:
+    with proc.memory(tid) as memory:
         try:
             return os.pread(memory, 8, area + _RSEQ_CS) != bytes(8)
         except OSError:
@@ -582,5 +573,5 @@ def _kill(child: int) -> bool:
 
 def _call_of(tid: int) -> int | None:
     """Give the number of the system call that a thread waits in; None where it waits in none."""
-    words = proc.read_or_nothing(tid, "syscall").split()
-    return int(words[0]) if words and words[0] != b"running" else None
+    found = proc.call(tid)
+    return found.number if found else None

@@ -181,9 +181,9 @@ def stands_at_call(tid: int, architecture: Architecture, registers: bytes) -> bo
     """Whether a thread is about to make a system call, or to make one again, that can be exchanged."""
     if architecture.exchange is None or architecture.of(registers) is not architecture:
         return False
-    with contextlib.suppress(OSError), open(f"/proc/{tid}/mem", "rb", 0) as memory:  # noqa: PTH123
-        memory.seek(architecture.unpack(registers)[architecture.pc])
-        return memory.read(len(architecture.instruction)) == architecture.instruction
+    at, instruction = architecture.unpack(registers)[architecture.pc], architecture.instruction
+    with contextlib.suppress(OSError), proc.memory(tid) as memory:
+        return os.pread(memory, len(instruction), at) == instruction
     return False
 
 

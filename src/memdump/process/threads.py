@@ -27,8 +27,6 @@ _LOOK = 0.005
 """Seconds after which a thread is looked at, should no signal tell of it."""
 _CLONE3, _CLONE_VFORK = 435, 0x4000
 """A system call, on all architectures; what its flags, and those of ``clone``, say of ``vfork``."""
-_WORDS = 2
-"""Of ``/proc/TID/syscall``, where a thread waits in one."""
 _AGAIN = "the process runs on: try again"
 
 
@@ -203,16 +201,16 @@ class Threads:
 
     def _waits_for_vfork(self, tid: int) -> bool:
         """Whether a thread waits for a child that uses its memory."""
-        words = proc.read_or_nothing(tid, "syscall").split()
-        if len(words) < _WORDS:
+        found = proc.call(tid)
+        if found is None:
             return False
-        number, first = int(words[0]), int(words[1], 16)
-        if number == _CLONE3:
-            with open(f"/proc/{tid}/mem", "rb", buffering=0) as memory:  # noqa: PTH123
-                first = int.from_bytes(os.pread(memory.fileno(), 8, first), sys.byteorder)
-        elif number != self._architecture.numbers["clone"]:
-            return number == self._architecture.numbers.get("vfork")
-        return bool(first & _CLONE_VFORK)
+        flags = found.arguments[0]
+        if found.number == _CLONE3:
+            with proc.memory(tid) as memory:
+                flags = int.from_bytes(os.pread(memory, 8, flags), sys.byteorder)
+        elif found.number != self._architecture.numbers["clone"]:
+            return found.number == self._architecture.numbers.get("vfork")
+        return bool(flags & _CLONE_VFORK)
 
     def release(self) -> None:
         """Let all that stand run on, and leave them alone."""
