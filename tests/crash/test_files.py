@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from memdump.crash import program
+from memdump.crash.core import WRITE, Region
 from memdump.crash.explanation import explain
-from memdump.crash.files import Stream
+from memdump.crash.files import Stream, _paths
 
 if TYPE_CHECKING:
     from memdump.crash.files import Files
+    from memdump.crash.program import CrashProgram
     from tests.crash.conftest import Crashed, Explained
 
 
@@ -36,6 +40,22 @@ def test_files_that_were_mapped_and_paths_in_memory(files: Files) -> None:
     assert "/usr/bin/env" in files.mapped
     assert not any(path.endswith("libc.so.6") for path in files.mapped)
     assert "/var/lib/shop/orders.db" in files.paths
+
+
+@pytest.mark.parametrize("before", range(40, 68))
+def test_a_path_is_whole_wherever_it_is(monkeypatch: pytest.MonkeyPatch, before: int) -> None:
+    """Memory is read in pieces, here of 64 bytes, and one may end in the middle of a path."""
+    monkeypatch.setattr(program, "STEP", 64)
+    memory = b"/at/start".ljust(before, b"\0") + b"/usr/lib/there\0" + bytes(100)
+    region = Region(0x1000, 0x2000, WRITE, 0, len(memory))
+
+    class Opened:
+        core = SimpleNamespace(regions=[region])
+
+        def read(self, address: int, size: int) -> bytes:
+            return memory[address - region.start :][:size]
+
+    assert _paths(cast("CrashProgram", Opened())) == {"/at/start", "/usr/lib/there"}
 
 
 def test_they_are_shown_on_request_only(crashed: Crashed, explained: Explained) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from memdump.process import inject, maps, proc, ptrace
 from memdump.process.architecture import this
+from memdump.process.capture import Capture
 from memdump.process.guardian import Guardian
 from memdump.process.selection import Choice
 from memdump.process.target import survey
@@ -66,11 +67,11 @@ def _have_it_die(dies_at: int, anywhere: bool) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return request(*arguments)
 
-    def borrowing(*arguments: object) -> object:
+    def borrowing(*arguments: object, **options: int) -> object:
         nonlocal counts
         counts = True
         try:
-            return call(*arguments)  # type: ignore[arg-type]
+            return call(*arguments, **options)  # type: ignore[arg-type]
         finally:
             counts = anywhere
 
@@ -169,9 +170,9 @@ def _have_it_tell(told: mmap.mmap) -> None:
     """Have the guardian tell when it borrows a thread."""
     call = inject.call
 
-    def borrowing(*arguments: object) -> object:
+    def borrowing(*arguments: object, **options: int) -> object:
         told[0] += 1
-        return call(*arguments)  # type: ignore[arg-type]
+        return call(*arguments, **options)  # type: ignore[arg-type]
 
     inject.call = borrowing  # type: ignore[assignment]
 
@@ -238,6 +239,28 @@ def test_the_stack_is_the_programs_own_in_the_core_and_afterwards(tmp_path: Path
         subprocess.run(words, check=True, capture_output=True)
         assert Core(core).read(stack.start, stack.size) == before
         assert _read(target.pid, stack) == before
+
+
+@pytest.mark.parametrize("finds_back", [True, False])
+def test_a_copy_that_is_held_is_killed_with_the_guardian(
+    monkeypatch: pytest.MonkeyPatch, finds_back: bool
+) -> None:
+    """It executes nothing of its program: it ends by SIGKILL, and would have nothing else to end it."""
+    if not finds_back:
+        monkeypatch.setattr(Capture, "_rescued", lambda *_: None)
+    with running("counting", 2) as target:
+        with Guardian([survey(target.pid, "fork").wanted(Choice())]) as guardian:
+            child = guardian.hold().captured[0].child
+            assert child
+            os.kill(guardian._pid, signal.SIGKILL)
+            _left_alone(target)
+            assert _ended_by(child) == signal.SIGKILL
+        _runs(target)
+
+
+def _ended_by(zombie: int) -> int:
+    """Give the signal that has ended a process (proc(5), ``exit_code``)."""
+    return int(Path(f"/proc/{zombie}/stat").read_text().rpartition(")")[2].split()[49])
 
 
 def _read(pid: int, mapping: maps.Mapping) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from memdump.process import maps, proc, selection
+from memdump.process import backing, maps, proc, selection
 from memdump.process.architecture import AARCH64, X86_64, Architecture
 from memdump.process.corefile import Segment, begin
 from memdump.process.maps import Details, Mapping
@@ -38,6 +39,29 @@ def test_our_own_maps_are_read_as_they_are() -> None:
     assert len(found) == text.count(b"\n")
     details = maps.parse_details(proc.read(os.getpid(), "smaps"))
     assert details[next((one.start, one.end) for one in found if one.path == b"[stack]")].resident > 0
+
+
+def test_the_holder_of_a_mapping_may_end_while_its_file_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is asked for once: the second time there may be no such process any more."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(2 * PAGE))
+    seen, look = set(), os.stat
+
+    def once(asked: str) -> os.stat_result:
+        if asked in seen:
+            raise ProcessLookupError
+        found = look(asked)
+        seen.add(asked)
+        return found
+
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        mappings = maps.parse(proc.read(os.getpid(), "maps"))
+        (mapping,) = (one for one in mappings if one.path == os.fsencode(path))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "stat", once)
+            assert backing.end_in(mapping, os.getpid()) == 2 * PAGE
 
 
 @pytest.mark.parametrize("name", ["a b", "new\nline", "paren) S (", "\u00e9"])

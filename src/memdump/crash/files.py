@@ -12,6 +12,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.crash.core import EXECUTE, WRITE
+from memdump.crash.program import pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 
 MOST_STREAMS = 4096
 MOST_PATHS = 1000
-SEARCHED = 256 << 20
-STEP = 16 << 20
+LONGEST_PATH = 4096
 FLAGS_MAGIC = 0xFBAD
 NO_READS, NO_WRITES = 0x4, 0x8
 LARGEST_DESCRIPTOR = 1 << 30
@@ -90,15 +90,11 @@ def _mode(flags: int) -> str:
 
 def _paths(program: CrashProgram) -> set[str]:
     found: set[str] = set()
-    left = SEARCHED
-    for region in program.core.regions:
-        if not region.flags & WRITE:
-            continue
-        for start in range(region.start, region.start + region.saved, STEP):
-            size = min(STEP, region.start + region.saved - start)
-            left -= size
-            if left < 0 or len(found) >= MOST_PATHS:
-                return found
-            data = program.read(start, size) or b""
-            found |= {match[1].decode() for match in PATH.finditer(data)}
+    regions = [region for region in program.core.regions if region.flags & WRITE]
+    starts = {region.start for region in regions}
+    for start, data in pieces(program, regions, LONGEST_PATH):
+        # What another piece begins with may be the rest of a path, which the one before has whole.
+        found |= {match[1].decode() for match in PATH.finditer(data) if match.start() or start in starts}
+        if len(found) >= MOST_PATHS:
+            break
     return found

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from memdump.crash import instructions, notes, signals
 from memdump.crash.core import WRITE
 from memdump.crash.notes import SignalInfo
-from memdump.crash.program import FAULTS
+from memdump.crash.program import FAULTS, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 MOST_FRAMES = 4096
 MOST_INTERRUPTED = 8
-SEARCHED = 256 << 20
-"""Bytes of memory that are searched for a frame: a handler may have a stack of its own anywhere."""
-STEP = 16 << 20
 SIGINFO = 128
 SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV = notes.FAULTS
 PAGE_FAULT = 14
@@ -124,16 +121,14 @@ def _interrupted(trace: Any) -> list[tuple[int, int, int]]:
 
 
 def _places(program: CrashProgram, wanted: bytes, sp: int) -> Iterator[int]:
-    """Where in memory that can be written to these bytes are; on the stack that ``sp`` is on first."""
-    left = SEARCHED
+    """Where in memory that can be written to these bytes are; on the stack that ``sp`` is on first.
+
+    A handler may have a stack of its own anywhere.
+    """
     regions = [region for region in program.core.regions if region.flags & WRITE and region.saved]
-    for region in sorted(regions, key=lambda one: (not one.start <= sp < one.end, one.saved)):
-        for start in range(region.start, region.start + region.saved, STEP):
-            size = min(STEP + len(wanted), region.start + region.saved - start)
-            left -= size
-            if left < 0:
-                return
-            yield from _within(program.read(start, size) or b"", start, wanted)
+    regions.sort(key=lambda one: (not one.start <= sp < one.end, one.saved))
+    for start, data in pieces(program, regions, len(wanted)):
+        yield from _within(data, start, wanted)
 
 
 def _within(data: bytes, start: int, wanted: bytes) -> Iterator[int]:

@@ -18,13 +18,16 @@ from memdump.errors import MemdumpError, NotADump
 from memdump.image.content import open_content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-    from memdump.crash.core import Core
+    from memdump.crash.core import Core, Region
     from memdump.crash.modules import CrashModule
     from memdump.image.content import Content
 
 LONGEST_TEXT = 4096
+SEARCHED = 256 << 20
+"""Bytes of memory in which something is looked for, at most."""
+STEP = 16 << 20
 FAULTS = (
     drgn.FaultError,
     drgn.ObjectAbsentError,
@@ -152,3 +155,19 @@ def _reader(content: Content, offset: int) -> Callable[[int, int, int, bool], by
         return data
 
     return read
+
+
+def pieces(program: CrashProgram, regions: Iterable[Region], longest: int) -> Iterator[tuple[int, bytes]]:
+    """The memory of regions in pieces, each with its address; nothing of ``longest`` bytes is cut everywhere.
+
+    For that each piece ends with the first bytes of the next one.
+    """
+    left = SEARCHED
+    for region in regions:
+        end = region.start + region.saved
+        for start in range(region.start, end, STEP):
+            size = min(STEP + longest - 1, end - start)
+            left -= size
+            if left < 0:
+                return
+            yield start, program.read(start, size) or b""

@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 def end_in(mapping: Mapping, pid: int) -> int:
     """Give how many bytes of a mapping its file reaches, in whole pages; all of it where that is unknown."""
-    path = _path(mapping, pid)
-    if path is None:
+    found = _file(mapping, pid)
+    if found is None:
         return mapping.size
-    behind = max(os.stat(path).st_size - mapping.offset, 0)  # noqa: PTH116
+    behind = max(found[1].st_size - mapping.offset, 0)
     return min(-(-behind // PAGE_SIZE) * PAGE_SIZE, mapping.size)
 
 
 def data_in(mapping: Mapping, pid: int) -> list[tuple[int, int]] | None:
     """Give the runs of addresses, start and end, behind which the file is no hole; None where unknown."""
-    path = _path(mapping, pid)
-    if path is None:
+    found = _file(mapping, pid)
+    if found is None:
         return None
     try:
         # It must not wait for whoever has a lease on the file.
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        file = os.open(found[0], os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return None
     try:
@@ -65,16 +65,17 @@ def _data(file: int, at: int, end: int) -> Iterator[tuple[int, int]]:
         yield start // PAGE_SIZE * PAGE_SIZE, -(-at // PAGE_SIZE) * PAGE_SIZE
 
 
-def _path(mapping: Mapping, pid: int) -> str | bytes | None:
-    """Give a path to the very file of a mapping, if it is a plain one."""
+def _file(mapping: Mapping, pid: int) -> tuple[str | bytes, os.stat_result] | None:
+    """Give a path to the very file of a mapping, if it is a plain one, and what is known of that file."""
     link = f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}"
     with contextlib.suppress(OSError):  # it needs a capability (proc(5))
-        return link if stat.S_ISREG(os.stat(link).st_mode) else None  # noqa: PTH116
+        found = os.stat(link)  # noqa: PTH116
+        return (link, found) if stat.S_ISREG(found.st_mode) else None
     path = b"/proc/%d/root%b" % (pid, mapping.path)
     with contextlib.suppress(OSError):
         found = os.stat(path)  # noqa: PTH116
         is_it = (_device(found), found.st_ino) == (mapping.device, mapping.inode)
-        return path if is_it and stat.S_ISREG(found.st_mode) else None
+        return (path, found) if is_it and stat.S_ISREG(found.st_mode) else None
     return None
 
 

@@ -17,7 +17,7 @@ from memdump.process.threads import Busy, Threads
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from memdump.process.architecture import Architecture
     from memdump.process.threads import Standing
@@ -31,6 +31,8 @@ _WAITING = {"x86_64": (61, 247), "aarch64": (260, 95)}
 """The numbers of ``wait4`` and ``waitid``."""
 _PATIENCE, _LOOK = 1.0, 0.005
 """Seconds after which it is asked whether a copy that does not end is frozen; between looks at it."""
+_SOON = 0.02
+"""Seconds for which a thread is waited for that is only to be left alone again."""
 _CANDIDATES, _LOOKED_AT = 8, 64
 """Threads of which one is chosen to be borrowed, and of which is asked before what they wait in, at most."""
 _TRIES, _ERESTARTNOINTR = 5, 513
@@ -116,6 +118,8 @@ class Capture:
         self._mode = wanted.mode
         self._reason: str | None = None
         self._taken: _Taken | None = None
+        self._left: list[Threads] = []
+        """Those of which some did not stop when they were asked to wait for the copy."""
         self.pauses: list[int] = []
         """Nanoseconds, each time that it stood."""
         self._since = 0
@@ -139,7 +143,7 @@ class Capture:
 
     def _find(self) -> inject.Instructions | None:
         for tid in (self.pid, *proc.threads(self.pid)[-1:]):
-            with contextlib.suppress(OSError), _memory(tid) as memory:
+            with contextlib.suppress(OSError), proc.memory(tid) as memory:
                 mappings = maps.parse(proc.read(tid, "maps"))
                 found = inject.find(mappings, memory, self._architecture)
                 if found:
@@ -175,7 +179,7 @@ class Capture:
         if self._mode != FORK:
             return used
         self._mappings = maps.parse(self._taken.maps)
-        with _memory(first) as memory:
+        with proc.memory(first) as memory:
             self._check_instructions(memory)
             early = _read_early(self._wanted, self._mappings, memory, buffer, used)
         self._taken = self._taken._replace(early=early)
@@ -224,6 +228,9 @@ class Capture:
             returned = self._clone(tid, self._instructions.call, arguments, stack)
         except TimeoutError:
             self._freeze("its cgroup was frozen meanwhile")
+            return
+        except inject.Forced as error:
+            self._freeze(str(error))
             return
         finally:
             if self._rescue:
@@ -342,6 +349,7 @@ class Capture:
                 self._instructions.call,
                 "close_range",
                 [0, 0xFFFFFFFF, _CLOSE_RANGE_UNSHARE],
+                options=inject.OF_COPY,
             )
 
     @property
@@ -362,7 +370,8 @@ class Capture:
             try:
                 why = self._reap(child)
             finally:
-                inject.end(child)
+                # It may be no more, and its id another one's: it must not be killed again.
+                inject.bury(child)
             return f"{remains}: {why}" if why else None
         except (OSError, MemdumpError) as error:
             return f"{remains} ({error})"
@@ -373,7 +382,7 @@ class Capture:
             return None  # the process has ended, and whoever has inherited the copy reaps it
         if safety.is_frozen(self._wanted.pid):
             return "its cgroup is frozen"
-        filtered = False
+        filtered, later = False, []
         for tid in sorted(proc.threads(self._wanted.pid), key=self._time_lost):
             try:
                 found = proc.status(tid)
@@ -385,8 +394,14 @@ class Capture:
                 filtered = True
                 continue
             self._waited_in[tid] = rescue.waits_in(tid)
+            if found.state == "D":
+                later.append(tid)
+                continue
             if self._reap_by(tid, child, self._may_wait) or self._reap_by(tid, child):
                 return None
+        # One that waits for a device may take long to stop, and no other is to stand for that.
+        if any(self._reap_by(tid, child) for tid in later[:_CANDIDATES]):
+            return None
         return "it has a seccomp filter now" if filtered else "no thread could be stopped"
 
     def _time_lost(self, tid: int) -> int:
@@ -406,10 +421,21 @@ class Capture:
 
     def _reap_by(self, tid: int, child: int, others: Callable[[int], bool] | None = None) -> bool:
         """Have one thread wait, while those stand too that ``others`` tells; whether it did."""
-        threads = Threads(
-            self._wanted.pid, self._architecture, wants=lambda one: one == tid or bool(others and others(one))
-        )
-        threads.seize()
+        attached = {one for threads in self._left for one in threads.moving}
+        if tid in attached:
+            return False
+
+        def wants(one: int) -> bool:
+            return one == tid or bool(others and one not in attached and others(one))
+
+        threads = Threads(self._wanted.pid, self._architecture, wants)
+        try:
+            threads.seize()
+            return self._reap_with(threads, tid, child)
+        finally:
+            self._leave(threads)
+
+    def _reap_with(self, threads: Threads, tid: int, child: int) -> bool:
         since = time.monotonic_ns()
         threads.interrupt()
         try:
@@ -417,13 +443,28 @@ class Capture:
             found = threads.standing.get(tid)
             if found is None or not self._can_wait(tid, found):
                 return False
-            inject.end(child)  # only now its parent can see it
+            inject.bury(child)  # only now its parent can see it
             return self._wait_in(tid, found, child)
         except Busy:
             return False
         finally:
             threads.release()
             self.pauses.append(time.monotonic_ns() - since)
+
+    def _leave(self, threads: Threads) -> None:
+        """Leave threads alone, as far as they stop soon; `leave` does so with the others."""
+        threads.interrupt()
+        end = time.monotonic() + _SOON
+        while not threads.leave():
+            if time.monotonic() > end:
+                self._left.append(threads)
+                return
+            signal.sigtimedwait([signal.SIGCHLD], _LOOK)
+
+    def leave(self) -> bool:
+        """Leave those threads alone that have stopped too late; whether none is left that may do so yet."""
+        self._left = [threads for threads in self._left if not threads.leave()]
+        return not self._left
 
     def _can_wait(self, tid: int, found: Standing) -> bool:
         if not self._is_native(found):
@@ -432,7 +473,7 @@ class Capture:
 
     def _wait_in(self, tid: int, found: Standing, child: int) -> bool:
         self._mappings = maps.parse(proc.read(tid, "maps"))
-        with _memory(tid) as memory:
+        with proc.memory(tid) as memory:
             self._check_instructions(memory)
         if self._instructions is None:
             return False
@@ -447,15 +488,6 @@ class Capture:
             if rescued:
                 rescued.remove()
         return returned.result != 0
-
-
-@contextlib.contextmanager
-def _memory(tid: int) -> Iterator[int]:
-    memory = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield memory
-    finally:
-        os.close(memory)
 
 
 class _Taken(NamedTuple):
@@ -493,7 +525,7 @@ def _in_sequence(tid: int) -> bool:
     area = ptrace.rseq_area(tid)
     if not area:
         return False
-    with _memory(tid) as memory:
+    with proc.memory(tid) as memory:
         try:
             return os.pread(memory, 8, area + _RSEQ_CS) != bytes(8)
         except OSError:
@@ -541,5 +573,5 @@ def _kill(child: int) -> bool:
 
 def _call_of(tid: int) -> int | None:
     """Give the number of the system call that a thread waits in; None where it waits in none."""
-    words = proc.read_or_nothing(tid, "syscall").split()
-    return int(words[0]) if words and words[0] != b"running" else None
+    found = proc.call(tid)
+    return found.number if found else None

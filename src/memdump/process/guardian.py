@@ -171,7 +171,9 @@ def _leave(its: Channel) -> None:
     os.setsid()
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # `Threads` waits for it
+    # `Threads` waits for it, and none comes where whoever started memdump ignores it.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
         file.write("-1000")
     # Others stand still while it works, which is a matter of milliseconds.
@@ -190,13 +192,16 @@ def _serve(its: Channel, held: _Set, early: mmap.mmap) -> None:
     """Hold the processes from the first message on, and let go of each that a message names."""
     its.receive()
     captures = held.captures
+    ended: list[Capture] = []
     try:
         its.send(held.hold(early))
         while captures:
+            _leave_alone(ended, its)
             pid = its.receive()
             (chosen,) = (one for one in captures if one.pid == pid)
             captures.remove(chosen)
             its.send(_end(chosen))
+            ended.append(chosen)
     except Exception as error:  # whatever it is, the one that asked has to hear of it
         for one in captures:
             _end(one)
@@ -205,6 +210,12 @@ def _serve(its: Channel, held: _Set, early: mmap.mmap) -> None:
     finally:
         for one in captures:
             _end(one)
+
+
+def _leave_alone(ended: list[Capture], its: Channel) -> None:
+    """Until there is a message, leave threads alone that stop only now: they would stand until the end."""
+    while ended and not its.waits(_BETWEEN):
+        ended[:] = [one for one in ended if not one.leave()]
 
 
 def _end(capture: Capture) -> Ended:

@@ -39,6 +39,9 @@ _STEPS = 1000
 _PATIENCE, _LOOK = 0.25, 0.005
 """Seconds after which a thread is given up that sleeps on its way; seconds after which it is looked at."""
 
+OF_COPY = ptrace.TRACE_SYSCALLS | ptrace.TRACE_KILL
+"""The options of a copy, which must not outlive us."""
+
 
 class Returned(NamedTuple):
     """What came of a call."""
@@ -47,6 +50,10 @@ class Returned(NamedTuple):
     """Negative for an error's number."""
     child: int | None
     """The process that it made."""
+
+
+class Forced(OSError):
+    """A thread could not make a call."""
 
 
 class Instructions(NamedTuple):
@@ -132,21 +139,24 @@ def call(
     name: str,
     arguments: Sequence[int] = (),
     stack: int | None = None,
+    options: int = ptrace.TRACE_SYSCALLS,
 ) -> Returned:
     """Have a thread make a system call by the instruction ``at``, and restore it exactly.
 
-    ``stack`` is the stack pointer that it has meanwhile, below which it finds back: see `rescue`.  If memdump
-    is killed the kernel lets it run on at any point of this, so it has to be right at any; for that its
-    registers are changed before the signals that it blocks, and restored after them.
+    ``options`` are those of `ptrace.set_options` that it has, and has again afterwards.  ``stack`` is the
+    stack pointer that it has meanwhile, below which it finds back: see `rescue`.  If memdump is killed the
+    kernel lets it run on at any point of this, so it has to be right at any; for that its registers are
+    changed before the signals that it blocks, and restored after them.
 
     The thread must stand for `ptrace.interrupt`, and does so again afterwards: only from there the kernel
     restarts the system call that it was in.  Raises ``OSError`` where the thread ends meanwhile, and
-    ``TimeoutError`` where its cgroup is frozen before it comes to the call; what it made is ended then.
+    ``TimeoutError`` where its cgroup is frozen before it comes to the call, and `Forced`; what it made is
+    ended then.
     """
     registers, blocked = ptrace.registers(tid, NT_PRSTATUS), ptrace.blocked(tid)
     stops = _Stops(tid)
     try:
-        ptrace.set_options(tid, ptrace.TRACE_SYSCALLS | ptrace.TRACE_CLONE)
+        ptrace.set_options(tid, options | ptrace.TRACE_CLONE)
         if stands_at_call(tid, architecture, registers):
             result, registers = _exchange(stops, architecture, name, arguments)
         else:
@@ -162,20 +172,18 @@ def call(
     finally:
         # Where the thread is gone there is nothing to restore.
         with contextlib.suppress(ProcessLookupError):
-            ptrace.set_options(tid, ptrace.TRACE_SYSCALLS)
+            ptrace.set_options(tid, options)
             ptrace.set_blocked(tid, blocked)
             ptrace.set_registers(tid, NT_PRSTATUS, registers)
-        if stops.to_be_stopped:
-            os.kill(tid, signal.SIGSTOP)
 
 
 def stands_at_call(tid: int, architecture: Architecture, registers: bytes) -> bool:
     """Whether a thread is about to make a system call, or to make one again, that can be exchanged."""
     if architecture.exchange is None or architecture.of(registers) is not architecture:
         return False
-    with contextlib.suppress(OSError), open(f"/proc/{tid}/mem", "rb", 0) as memory:  # noqa: PTH123
-        memory.seek(architecture.unpack(registers)[architecture.pc])
-        return memory.read(len(architecture.instruction)) == architecture.instruction
+    at, instruction = architecture.unpack(registers)[architecture.pc], architecture.instruction
+    with contextlib.suppress(OSError), proc.memory(tid) as memory:
+        return os.pread(memory, len(instruction), at) == instruction
     return False
 
 
@@ -244,15 +252,15 @@ class _Stops:
 
     def __init__(self, tid: int) -> None:
         self.child: int | None = None
-        self.to_be_stopped = False
-        """Whether a SIGSTOP came, which nothing can block, and which has to come again."""
+        self._signal = 0
+        """A SIGSTOP that it stands for, which nothing can block.  Given back, SIGCONT can undo it."""
         self._stands = True
         self.tid = tid
 
     def to_call(self) -> None:
         """Let it run until it enters or leaves the system call."""
         for _ in range(_STEPS):
-            ptrace.to_call(self.tid)
+            ptrace.to_call(self.tid, self._signal)
             self._stands = False
             if self._wait(_PATIENCE).at_call:
                 return
@@ -263,7 +271,7 @@ class _Stops:
         ptrace.interrupt(self.tid)
         for _ in range(_STEPS):
             if self._stands:
-                ptrace.cont(self.tid)
+                ptrace.cont(self.tid, self._signal)
             if self._wait().for_us:
                 return
         raise TimeoutError(f"thread {self.tid} does not stop")
@@ -278,17 +286,21 @@ class _Stops:
         if stop.ended:
             raise ProcessLookupError(f"thread {self.tid} has ended")
         self._stands = True
+        self._signal = 0
         if stop.event == ptrace.EVENT_CLONE:
             self.child = adopt(ptrace.event_message(self.tid))
+        elif stop.signal == signal.SIGSTOP and not stop.for_us:
+            self._signal = signal.SIGSTOP
         elif not (stop.at_call or stop.for_us):
-            self.to_be_stopped = True
+            # The kernel forces it upon a thread that blocks all for what we have it do, not for its own.
+            raise Forced(f"thread {self.tid} cannot make a system call: {signal.Signals(stop.signal).name}")
         return stop
 
 
 def adopt(child: int) -> int:
     """Make sure that a process that was just made, and stands before its first instruction, dies with us."""
     ptrace.wait(child)
-    ptrace.set_options(child, ptrace.TRACE_SYSCALLS | ptrace.TRACE_KILL)
+    ptrace.set_options(child, OF_COPY)
     return child
 
 
@@ -296,5 +308,10 @@ def end(child: int) -> None:
     """End a process that is ours, and tell its parent, which has to wait for it then."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
+    bury(child)
+
+
+def bury(child: int) -> None:
+    """Tell the parent of a process that is ours, and was killed; nothing where that has been done."""
     while not (ptrace.wait(child) or ptrace.Stop(ended=True)).ended:
         pass

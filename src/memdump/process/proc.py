@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _ROOT = "/proc"
 _CALL_WORDS = 9
@@ -30,6 +33,16 @@ def read_or_nothing(pid: int, name: str) -> bytes:
         return read(pid, name)
     except OSError:
         return b""
+
+
+@contextlib.contextmanager
+def memory(tid: int, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """Open the memory of a process by one of its threads; raises ``OSError``."""
+    file = os.open(f"{_ROOT}/{tid}/mem", flags | os.O_CLOEXEC)
+    try:
+        yield file
+    finally:
+        os.close(file)
 
 
 def threads(pid: int) -> list[int]:

@@ -81,9 +81,9 @@ def cont(tid: int, number: int = 0) -> None:
     _call(_CONT, tid, 0, number)
 
 
-def to_call(tid: int) -> None:
-    """Let a thread run to where it enters or leaves a system call."""
-    _call(_SYSCALL, tid)
+def to_call(tid: int, number: int = 0) -> None:
+    """Let a thread run to where it enters or leaves a system call, with the signal that it stopped for."""
+    _call(_SYSCALL, tid, 0, number)
 
 
 def detach(tid: int, number: int = 0) -> None:

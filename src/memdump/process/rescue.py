@@ -125,8 +125,8 @@ def waits_in(tid: int) -> int | None:
     """
     if architecture.this() is not X86_64:
         return None
-    words = proc.read_or_nothing(tid, "syscall").split()
-    if not words or words[0] != str(_RESTART_SYSCALL).encode():
+    call = proc.call(tid)
+    if call is None or call.number != _RESTART_SYSCALL:
         return None
     place = proc.read_or_nothing(tid, "wchan")
     if b"futex" in place:
@@ -136,7 +136,7 @@ def waits_in(tid: int) -> int | None:
     if place in (b"", b"0"):  # the kernel does not tell
         return None
     # There is nothing else but to sleep.  The first argument is an address, or the number of a clock.
-    return _NANOSLEEP if int(words[1], 16) in _ADDRESSES else _CLOCK_NANOSLEEP
+    return _NANOSLEEP if call.arguments[0] in _ADDRESSES else _CLOCK_NANOSLEEP
 
 
 def restarting(words: Sequence[int], waited_in: int | None) -> list[int]:
@@ -220,7 +220,7 @@ class Rescue:
             raise ValueError("no frame restores all of its registers")
         words = restarting(X86_64.unpack(ptrace.registers(tid, NT_PRSTATUS)), waited_in)
         self.frames = frames(words, ptrace.blocked(tid), extended, instructions)
-        self._memory = _open(tid)
+        self._memory = os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
         try:
             self._saved = self._write()
         except (OSError, ValueError):
@@ -247,13 +247,5 @@ class Rescue:
 
     def remove_from(self, copy: int) -> None:
         """Do the same in a copy of the process, which was made before."""
-        with contextlib.suppress(OSError):
-            memory = _open(copy)
-            try:
-                os.pwrite(memory, self._saved, self.frames.start)
-            finally:
-                os.close(memory)
-
-
-def _open(tid: int) -> int:
-    return os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        with contextlib.suppress(OSError), proc.memory(copy, os.O_RDWR) as memory:
+            os.pwrite(memory, self._saved, self.frames.start)

@@ -29,8 +29,6 @@ _LOOK = 0.005
 """Seconds after which a thread is looked at, should no signal tell of it."""
 _CLONE3, _CLONE_VFORK = 435, 0x4000
 """A system call, on all architectures; what its flags, and those of ``clone``, say of ``vfork``."""
-_WORDS = 2
-"""Of ``/proc/TID/syscall``, where a thread waits in one."""
 _AGAIN = "the process runs on: try again"
 
 
@@ -99,6 +97,11 @@ class Threads:
             raise refusal.traced(self.pid, tracer)
         raise NotPermitted(f"process {self.pid} must not be traced from here")
 
+    @property
+    def moving(self) -> frozenset[int]:
+        """Those that are attached and do not stand."""
+        return frozenset(self._moving)
+
     def interrupt(self) -> None:
         """Ask all to stop; `settle` waits until they have."""
         if self._architecture.original is None:
@@ -107,7 +110,8 @@ class Threads:
             self._interrupt(tid)
 
     def _interrupt(self, tid: int) -> None:
-        if self._architecture.original is None:
+        # One that is asked again may stand already, and has waited once more for that.
+        if self._architecture.original is None and tid not in self._waited:
             self._note_call(tid)
         try:
             ptrace.interrupt(tid)
@@ -133,19 +137,18 @@ class Threads:
         """Wait until all stand, those that were begun meanwhile included; raises `Busy`."""
         start = time.monotonic()
         while self._moving or self.seize():
-            new = set(self._moving)
+            new = sorted(self._moving)
             for tid in new:
                 self._interrupt(tid)
-            while self._moving:
-                self._wait_for_one(start, patience)
+            for tid in new:
+                self._wait_for(tid, start, patience)
 
-    def _wait_for_one(self, start: float, patience: float) -> None:
-        tid = min(self._moving)
-        while True:
+    def _wait_for(self, tid: int, start: float, patience: float) -> None:
+        while tid in self._moving:
             stop = ptrace.wait(tid, now=True)
             if stop is not None:
                 self._stopped(tid, stop)
-                return
+                continue
             # Each stop is told by a signal, which the guardian blocks so that it can wait for it.
             signal.sigtimedwait([signal.SIGCHLD], _LOOK)
             self._give_up(tid, time.monotonic() - start, patience)
@@ -209,16 +212,16 @@ class Threads:
 
     def _waits_for_vfork(self, tid: int) -> bool:
         """Whether a thread waits for a child that uses its memory."""
-        words = proc.read_or_nothing(tid, "syscall").split()
-        if len(words) < _WORDS:
+        found = proc.call(tid)
+        if found is None:
             return False
-        number, first = int(words[0]), int(words[1], 16)
-        if number == _CLONE3:
-            with open(f"/proc/{tid}/mem", "rb", buffering=0) as memory:  # noqa: PTH123
-                first = int.from_bytes(os.pread(memory.fileno(), 8, first), sys.byteorder)
-        elif number != self._architecture.numbers["clone"]:
-            return number == self._architecture.numbers.get("vfork")
-        return bool(first & _CLONE_VFORK)
+        flags = found.arguments[0]
+        if found.number == _CLONE3:
+            with proc.memory(tid) as memory:
+                flags = int.from_bytes(os.pread(memory, 8, flags), sys.byteorder)
+        elif found.number != self._architecture.numbers["clone"]:
+            return found.number == self._architecture.numbers.get("vfork")
+        return bool(flags & _CLONE_VFORK)
 
     def release(self) -> None:
         """Let all that stand run on, and leave them alone."""
@@ -226,3 +229,15 @@ class Threads:
             with contextlib.suppress(ProcessLookupError):
                 ptrace.detach(tid)
         self.standing.clear()
+
+    def leave(self) -> bool:
+        """Leave alone also those that were asked to stop and have by now; whether none is left.
+
+        One that does not yet cannot be left alone, and would stand when it does at last.
+        """
+        for tid in sorted(self._moving):
+            stop = ptrace.wait(tid, now=True)
+            if stop is not None:
+                self._stopped(tid, stop)
+        self.release()
+        return not self._moving
