@@ -160,6 +160,15 @@ def test_it_refuses_to_write_over_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "here").read_text() == "precious"
 
 
+def test_it_refuses_a_signed_address_that_says_encrypted_where_nobody_is_named(tmp_path: Path) -> None:
+    address = "http://127.0.0.1:9/x.core.zst.age?sig=secret"
+    with begun(["sleep", "99"]) as target:
+        done = run(target.pid, address, "--no-encrypt")
+        refused(done, 2, "http://127.0.0.1:9/x.core.zst.age: .age says encrypted, but to whom?")
+        assert "secret" not in done.stderr
+        unharmed(target)
+
+
 def test_it_refuses_a_disk_without_room(tmp_path: Path) -> None:
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=4m", "none", tmp_path], capture_output=True
