@@ -104,6 +104,18 @@ def test_configured_recipients_are_the_default(machine: Machine, tmp_path: Path,
     assert "not encrypted" in err
 
 
+@needs_age
+def test_recipients_may_come_through_a_pipe(machine: Machine, tmp_path: Path, key: Key) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, f"{key[1]}\n".encode())
+    os.close(writing)
+    recipients = f"/dev/fd/{reading}"  # as <(...) of a shell
+    status, _, err = run(machine, tmp_path / "a.lime", "--recipient", recipients, pass_fds=[reading])
+    os.close(reading)
+    assert status == 0, err
+    assert joined(opened(tmp_path / "a.lime.zst.age", key[0])) == machine.memory
+
+
 def test_encrypted_to_nobody_is_refused(machine: Machine, tmp_path: Path) -> None:
     status, _, err = run(machine, tmp_path / "web1.lime.age", env={**os.environ, "XDG_CONFIG_HOME": "/none"})
     assert status == 2

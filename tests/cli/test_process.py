@@ -18,10 +18,15 @@ import pytest
 
 from memdump import cli
 from memdump.cli import process
+from memdump.errors import UsageError
+from memdump.machine import destination
+from tests.machine.peers import receiver
 from tests.process.targets import Running, begun, built, needs_gcc, running
 
 if TYPE_CHECKING:
     import argparse
+
+    from memdump.machine.destination import Destination, Options
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 PYTHON = "/usr/bin/python3"
@@ -158,6 +163,71 @@ def test_it_refuses_to_write_over_a_file(tmp_path: Path) -> None:
         refused(run(target.pid, tmp_path / "a", "--manifest", ""), 2, "name a file")
         unharmed(target)
     assert (tmp_path / "here").read_text() == "precious"
+
+
+def test_it_refuses_a_signed_address_that_says_encrypted_where_nobody_is_named(tmp_path: Path) -> None:
+    address = "http://127.0.0.1:9/x.core.zst.age?sig=secret"
+    with begun(["sleep", "99"]) as target:
+        done = run(target.pid, address, "--no-encrypt")
+        refused(done, 2, "http://127.0.0.1:9/x.core.zst.age: .age says encrypted, but to whom?")
+        assert "secret" not in done.stderr
+        unharmed(target)
+
+
+def test_it_refuses_what_would_be_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "split.000").write_text("precious")
+    with begun(["sleep", "99"]) as target:
+        refused(run(target.pid, "-", "--split", "1M"), 2, "--split is for files")
+        refused(run(target.pid, "-", "--tls"), 2, "--tls is for tcp: only")
+        refused(run(target.pid, tmp_path / "split", "--split", "1M"), 2, "split.000: exists already")
+        refused(run(target.pid, "TCP:nobody"), 2, "is no address")
+        refused(run(target.pid, "ftp://host/x"), 2, "is no way to send")
+        unharmed(target)
+
+
+def test_it_refuses_a_signature_that_finds_no_place(tmp_path: Path) -> None:
+    if not shutil.which("ssh-keygen"):
+        pytest.skip("ssh-keygen is not installed")
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    (tmp_path / "m.json.sig").write_text("precious")
+    with begun(["sleep", "99"]) as target:
+        refused(run(target.pid, "-", "--sign", key), 2, "there is no place beside the image")
+        done = run(target.pid, "-", "--sign", key, "--manifest", tmp_path / "m.json")
+        refused(done, 2, "m.json.sig: exists already")
+
+
+def test_nothing_is_written_here_of_what_is_sent(tmp_path: Path) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    with begun(["sleep", "99"]) as target, receiver(there) as receiving:
+        done = run(target.pid, f"TCP:127.0.0.1:{receiving.port}", cwd=here)
+        assert done.returncode == 0, done.stderr
+        assert receiving.end()[0] == 0
+    assert list(here.iterdir()) == []
+    assert len(list(there.glob("*.core.json"))) == 1
+
+
+def test_a_core_whose_place_is_taken_meanwhile_does_not_end_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = iter([UsageError("somebody was quicker")])
+
+    def open_destination(out: str, options: Options) -> Destination:
+        for error in places:
+            raise error
+        return opened(out, options)
+
+    opened = destination.open_destination
+    monkeypatch.setattr(destination, "open_destination", open_destination)
+    with begun(["sleep", "99"]) as one, begun(["sleep", "98"]) as other:
+        assert cli.main(["process", str(one.pid), str(other.pid), str(tmp_path)]) == 1
+        unharmed(one)
+        unharmed(other)
+    assert "somebody was quicker; it is left out" in capsys.readouterr().err
+    (core,) = tmp_path.glob("*.core")
+    assert str(other.pid) in core.name
 
 
 def test_it_refuses_a_disk_without_room(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -447,6 +448,50 @@ def test_interrupted_it_says_what_there_is(folder: Path, number: signal.Signals)
     assert entry["detail"].endswith("; interrupted")
 
 
+def test_interrupted_behind_the_image_it_says_that_it_is_whole(folder: Path) -> None:
+    with receiver(folder) as there, socket.create_connection(("127.0.0.1", there.port), 60) as connection:
+        connection.sendall(BEGIN + record(b"D", b"abc") + record(b"C", digested(b"abc")))
+        assert [read_record(connection)[0] for _ in range(2)] == [b"R", b"K"]
+        there.process.send_signal(signal.SIGINT)
+        status, _, err = there.end()
+    assert status == 1
+    assert f"interrupted; {folder}/web1.lime is whole" in err
+    assert names(folder) == ["web1.lime", "web1.lime.custody.jsonl"]
+    entry = json.loads((folder / "web1.lime.custody.jsonl").read_bytes())
+    assert entry["image"]["name"] == "web1.lime"
+    assert entry["detail"].endswith("; interrupted")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_what_several_were_sending_when_interrupted_is_recorded(
+    tmp_path: Path, folder: Path, tls: bool
+) -> None:
+    options: list[str | Path] = []
+    context = None
+    if tls:
+        cert, key = certificate(tmp_path, "receiver")
+        options = ["--tls-cert", cert, "--tls-key", key]
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    with receiver(folder, "--keep", *options) as there, contextlib.ExitStack() as stack:
+        for number in range(2):
+            hello = json.dumps({**HELLO, "name": f"{number}.lime"}).encode()
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", there.port), 60))
+            if context:
+                connection = stack.enter_context(context.wrap_socket(connection))
+            connection.sendall(b"memdump stream 2\n" + record(b"H", hello) + record(b"D", b"abc"))
+            assert read_record(connection)[0] == b"R"
+        there.process.send_signal(signal.SIGINT)
+        status, out, err = there.end()
+    assert (status, out) == (1, ""), err
+    assert err.count("what was written stands in") == 2
+    for number in range(2):
+        entry = json.loads((folder / f"{number}.lime.custody.jsonl").read_bytes())
+        assert entry["detail"].endswith("; interrupted")
+        assert entry["image"]["sha256"] == sha256sum(folder / f"{number}.lime.part")
+
+
 def test_a_folder_for_many_and_a_port(folder: Path) -> None:
     def said(*arguments: str | Path) -> tuple[int, str]:
         command = [sys.executable, "-m", "memdump", "receive", *arguments]
@@ -464,6 +509,8 @@ def test_a_folder_for_many_and_a_port(folder: Path) -> None:
         status, err = said("0", folder / target)
         assert status == 2, target
         assert words in err
+    status, err = said("a..b:9000", folder)
+    assert (status, err) == (2, "memdump: a..b:9000: cannot listen there: is no name of a host\n")
     for address in ("x", "1:2:3", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:٣"):
         status, err = said(address, folder)
         assert status == 2, address

@@ -18,6 +18,7 @@ from tests.cli.test_acquire import SLOW, start, wait_for
 from tests.cli.test_acquire import run as acquire
 from tests.image.build import lime
 from tests.machine.fake_kcore import make
+from tests.process.targets import begun
 
 for program in ("age-keygen", "age", "zstd", "ssh-keygen", "sha256sum"):
     if shutil.which(program) is None:
@@ -466,6 +467,20 @@ def test_a_partial_image_has_no_pieces_but_those_that_were_written(alone: Eviden
     found = verify(alone.folder / "stopped.lime.part")
     assert (found.status, found.results["file"]) == (1, "FAILED")
     assert f"{extra.name} is none of its" in found.details["file"]
+
+
+def test_a_core_that_was_stopped_is_not_said_to_have_met_a_failed_destination(
+    verify: Verify, tmp_path: Path
+) -> None:
+    core = tmp_path / "a.core"
+    with begun(["sleep", "99"]) as target:
+        assert main(["process", str(target.pid), str(core)]) == 0
+    core.rename(f"{core}.part")
+    Path(f"{core}.custody.jsonl").unlink()
+    edit(Path(f"{core}.json"), complete=False, stopped_by="stopped by SIGINT")
+    found = verify(Path(f"{core}.part"))
+    assert found.results["stream"] == "not checked"
+    assert "none was taken of the core when it was written" in found.details["stream"]
 
 
 def test_what_is_no_image_is_told(verify: Verify, tmp_path: Path) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import random
+from unittest import mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from memdump.machine import arrived, lime
+from memdump.machine import arrived, lime, pieces
+from memdump.machine.acquire import Plan
 from memdump.machine.source import Range
+from memdump.machine.stage import Stage
 from tests.machine.fake_kcore import PAGE
+from tests.machine.test_acquire import KERNEL, SPLIT, Changing, check_what_is_there, taken
 from tests.machine.test_acquire import lime as read_lime
+from tests.machine.test_pageflags import SLAB
 from tests.machine.test_pipeline import Collected
 
 RANGES = [Range(0x1000, 0x9000), Range(0x100000, 0x20000), Range(0x120000, 0x1000), Range(0x900000, 0x40000)]
@@ -43,3 +50,23 @@ def test_headers_that_have_arrived_are_forgotten(monkeypatch: pytest.MonkeyPatch
     assert len(course._places) < 600
     for number in range(700, 1000):
         assert course.reached(number * (PAGE + 32)) == 2 * PAGE * number
+
+
+@given(KERNEL, st.integers(1, 12), st.randoms(use_true_random=False))
+def test_early_copies_behind_a_gap_do_not_fill_the_gap(
+    kernel: set[int], stop_after: int, chance: random.Random
+) -> None:
+    kernel -= {14, 15}
+    source = Changing(SPLIT, dict.fromkeys(kernel, SLAB))
+    stream = Collected()
+    with mock.patch.multiple(pieces, BLOCK=3 * PAGE, _SMALLEST_PIECE=6 * PAGE):
+        found = taken(source, stream, stop_after, Plan(Stage(PAGE)))
+    course = arrived.Course(Collected(), lambda: 0)
+    ends = [0]
+    for start, data in read_lime(bytes(stream.data)).items():
+        lime.write_header(course, Range(start, len(data)))
+        ends += range(course.size + PAGE, course.size + len(data) + 1, PAGE)
+        course.write(data)
+    size = chance.choice(ends)
+    left = arrived.cut(found, size, course.reached(size), "the disk failed")
+    check_what_is_there(source, bytes(stream.data[:size]), left, kernel)

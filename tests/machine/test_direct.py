@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import shutil
@@ -112,6 +113,21 @@ def test_a_file_system_without_direct_writes(
     write_all(tmp_path / "image", block)
     monkeypatch.undo()
     assert is_whole(tmp_path / "image", block)
+
+
+def test_a_file_system_that_refuses_direct_writes_is_asked_once(
+    folder: Path, block: memoryview, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def refuse(way: Direct, data: memoryview, at: int) -> int:
+        asked.append(at)
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(Direct, "write", refuse)
+    write_all(folder / "image", block)
+    assert asked == [4096]
+    assert is_whole(folder / "image", block)
 
 
 def test_a_direct_write_that_ends_half_way(folder: Path, block: memoryview) -> None:

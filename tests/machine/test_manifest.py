@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memdump.errors import NotADump, NotPermitted
-from memdump.machine import host, manifest
+from memdump.machine import host, manifest, record
 from memdump.machine.host import Host, Instant
 from memdump.machine.manifest import (
     Manifest,
@@ -97,6 +97,24 @@ def test_what_was_written_before_memory_could_be_added_is_loaded() -> None:
     document = json.loads(SAMPLE.to_json())
     del document["added"]
     assert manifest.parse(json.dumps(document).encode()) == SAMPLE._replace(added=())
+
+
+@pytest.mark.parametrize(
+    ("before", "failure", "told"),
+    [
+        (None, None, None),
+        (None, "the disk failed", "the disk failed"),
+        ("SIGINT", None, "SIGINT"),
+        ("SIGINT", "the disk failed", "SIGINT; the disk failed"),
+        ("the disk failed", "the disk failed", "the disk failed"),
+    ],
+)
+def test_what_fails_in_the_end_is_told_beside_what_stopped_it(
+    before: str | None, failure: str | None, told: str | None
+) -> None:
+    found = SAMPLE._replace(complete=before is None, stopped_by=before, written=None)
+    found = record.closed(found, SAMPLE.written, failure)
+    assert (found.complete, found.stopped_by, found.written) == (told is None, told, SAMPLE.written)
 
 
 def test_addresses_are_hex_and_sizes_are_numbers() -> None:

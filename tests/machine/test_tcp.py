@@ -251,6 +251,34 @@ def test_a_sender_that_has_nothing_to_send_says_that_it_is_there(monkeypatch: py
             assert not thread.is_alive()
 
 
+def test_nothing_follows_half_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = bytearray()
+
+    def serve(connection: socket.socket) -> None:
+        read(connection, 17)
+        read_record(connection)
+        connection.sendall(READY)
+        while data := connection.recv(MIB):
+            heard.extend(data)
+
+    def send(line: wire.Wire, kind: bytes, data: bytes | memoryview = b"") -> None:
+        if kind != b"P":
+            return whole(line, kind, data)
+        line._socket.sendall(record(kind)[:3])
+        line._socket.shutdown(socket.SHUT_RD)  # nobody waits for what the receiver has to say
+        raise wire.Broken("does not answer")
+
+    whole = wire.Wire.send
+    monkeypatch.setattr(wire.Wire, "send", send)
+    monkeypatch.setattr(wire, "PULSE", 0.05)
+    with listener(serve) as port, open_destination(f"tcp:127.0.0.1:{port}", PLAIN) as place:
+        time.sleep(0.3)  # a sweep
+        with pytest.raises(MemdumpError, match="does not answer"):
+            place.write(b"abc")
+            place.commit()
+    assert bytes(heard) == record(b"P")[:3]
+
+
 def test_a_machine_that_is_gone_is_noticed_by_the_system() -> None:
     with socket.socket() as connection:
         wire.keep_alive(connection)

@@ -82,14 +82,13 @@ def plan(args: argparse.Namespace, source: Source, sealing: Sealing) -> Layout:
     if not args.out:
         raise UsageError("OUT is empty: name a file, a folder or an address")
     name = _sealing.named(host.image_name(source.host().hostname), sealing)
-    out, path = args.out, None
-    if out != "-" and not _ADDRESS.match(out):
-        path = Path(out)
-        path = path / name if path.is_dir() else path.with_name(_sealing.named(path.name, sealing))
-        out, name = str(path), path.name
-    _check_place(args, path)
-    _check_manifest(args, path)
+    out, path = args.out, path_of(args.out, name, sealing)
+    check_place(args, out, path)
+    _check_spool(args, path)
+    check_manifest(args, out, path, beside=bool(args.spool))
     _check_source(args, source)
+    if path is not None:
+        out, name = str(path), path.name
     ranges = source.ranges()
     size = image_size(ranges)
     options = destination.Options(
@@ -109,13 +108,24 @@ def plan(args: argparse.Namespace, source: Source, sealing: Sealing) -> Layout:
     return Layout(out, str(path or destination.shown(out)), path, sealing, options)
 
 
-def _check_place(args: argparse.Namespace, path: Path | None) -> None:
+def is_address(out: str) -> bool:
+    """Whether ``OUT`` names a place in a network."""
+    return bool(_ADDRESS.match(out))
+
+
+def path_of(out: str, name: str, sealing: Sealing) -> Path | None:
+    """Give the file here that ``OUT`` names, be it by its folder alone; None where there is none."""
+    if out == "-" or is_address(out):
+        return None
+    path = Path(out)
+    return path / name if path.is_dir() else path.with_name(_sealing.named(path.name, sealing))
+
+
+def check_place(args: argparse.Namespace, out: str, path: Path | None) -> None:
     """Refuse what would be passed over at this place."""
-    scheme = args.out.partition(":")[0].lower() if path is None else ""
+    scheme = out.partition(":")[0].lower() if path is None else ""
     if args.split and path is None:
         raise UsageError("--split is for files: name one, or a folder")
-    if args.spool and scheme not in ("http", "https"):
-        raise UsageError("--spool is for http: and https: only; all else takes an image of any length")
     for option, given, schemes in (
         ("--tls", args.tls, ("tcp",)),
         ("--tls-ca", args.tls_ca, ("tcp", "https")),
@@ -124,6 +134,12 @@ def _check_place(args: argparse.Namespace, path: Path | None) -> None:
     ):
         if given and scheme not in schemes:
             raise UsageError(f"{option} is for {' and '.join(f'{name}:' for name in schemes)} only")
+
+
+def _check_spool(args: argparse.Namespace, path: Path | None) -> None:
+    scheme = args.out.partition(":")[0].lower() if path is None else ""
+    if args.spool and scheme not in ("http", "https"):
+        raise UsageError("--spool is for http: and https: only; all else takes an image of any length")
 
 
 def _check_source(args: argparse.Namespace, source: Source) -> None:
@@ -148,11 +164,14 @@ def _tells_pages(source: Source) -> bool:
         return False
 
 
-def _check_manifest(args: argparse.Namespace, path: Path | None) -> None:
-    """See that the manifest finds its place, before memory is taken that it is to tell of."""
+def check_manifest(args: argparse.Namespace, out: str, path: Path | None, *, beside: bool = False) -> None:
+    """See that the manifest finds its place, before memory is taken that it is to tell of.
+
+    ``beside`` says that there is one beside the image, whatever ``OUT`` is.
+    """
     if args.manifest is None:
-        alone = args.out == "-" or (path is None and args.out.lower().startswith("http") and not args.spool)
-        if args.sign and alone:
+        alone = out == "-" or (path is None and out.lower().startswith("http"))
+        if args.sign and alone and not beside:
             raise UsageError(
                 "--sign signs the manifest, and there is no place beside the image: add --manifest FILE"
             )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import sys
 import time
 from pathlib import Path
@@ -13,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from memdump import __version__
 from memdump.cli import _acquisition, _sealing
 from memdump.cli._acquisition import Layout
-from memdump.errors import MemdumpError, NotPermitted, UsageError
+from memdump.errors import MemdumpError, UsageError
 from memdump.machine import custody, destination, host, manifest, sshsig
+from memdump.machine.file_destination import check_names
 from memdump.machine.manifest import Written
-from memdump.machine.output import refuse_existing
 from memdump.machine.pipeline import Digest
 from memdump.machine.progress import Progress, duration
 from memdump.process import record, take
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     from memdump.process.target import Target
     from memdump.seal import Sealing
 
-_ADDRESS = re.compile(r"tcp:|[a-z][a-z0-9]*://")
 _INCOMPLETE = 1
 _SHOWN = 8
 
@@ -58,17 +55,11 @@ def check_place(args: argparse.Namespace, out: str, count: int) -> None:
         raise UsageError("OUT is empty: name a file, a folder or an address")
     if out == "-" and sys.stdout is None:
         raise UsageError("standard output is closed: name a file")
-    if out.endswith("/") and not _ADDRESS.match(out) and not Path(out).is_dir():
+    if out.endswith("/") and not _acquisition.is_address(out) and not Path(out).is_dir():
         raise UsageError(f"{out}: there is no such folder; name one that exists")
-    if args.manifest is not None:
-        if args.manifest in ("", "-"):
-            raise UsageError(f"--manifest {args.manifest!r}: name a file")
-        destination.room(Path(args.manifest))
-        refuse_existing(args.manifest)
-        refuse_existing(f"{args.manifest}.part")
     if count == 1:
         return
-    if out == "-" or _ADDRESS.match(out) or not Path(out).is_dir():
+    if out == "-" or _acquisition.is_address(out) or not Path(out).is_dir():
         raise UsageError(f"{out}: {count} cores need a folder to stand in; name one that exists")
     if args.manifest is not None:
         raise UsageError("--manifest is for one process; the manifests of several stand beside their cores")
@@ -77,14 +68,12 @@ def check_place(args: argparse.Namespace, out: str, count: int) -> None:
 def layout(args: argparse.Namespace, out: str, target: Target, sealing: Sealing) -> Layout:
     """Decide on the names of one core."""
     name = _sealing.named(_name(target), sealing)
-    path = None
-    if out != "-" and not _ADDRESS.match(out):
-        path = Path(out)
-        path = path / name if path.is_dir() else path.with_name(_sealing.named(path.name, sealing))
+    path = _acquisition.path_of(out, name, sealing)
+    _acquisition.check_place(args, out, path)
+    _acquisition.check_manifest(args, out, path)
+    if path is not None:
         out, name = str(path), path.name
     beside = () if args.manifest else (manifest.SUFFIX, *((sshsig.SUFFIX,) if args.sign else ()))
-    if path:
-        _check_path(path, (*beside, custody.SUFFIX), 0 if sealing.layers else target.resident)
     options = destination.Options(
         name=name,
         layers=sealing.layers,
@@ -96,19 +85,17 @@ def layout(args: argparse.Namespace, out: str, target: Target, sealing: Sealing)
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
     )
+    if path is not None:
+        _check_path(path, options, 0 if sealing.layers else target.resident)
+    elif out != "-":
+        destination.check_address(out, options)
     return Layout(out, str(path or destination.shown(out)), path, sealing, options)
 
 
-def _check_path(path: Path, beside: Sequence[str], size: int) -> None:
+def _check_path(path: Path, options: destination.Options, size: int) -> None:
     """Refuse a core that could not be written, before its process is stopped for it."""
     free, _ = destination.room(path)
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent}: is no folder; name one that exists")
-    for suffix in ("", *beside):
-        refuse_existing(f"{path}{suffix}")
-        refuse_existing(f"{path}{suffix}.part")
-    if not os.access(path.parent, os.W_OK):
-        raise NotPermitted(f"{path.parent}: no file may be created there; name another folder")
+    check_names(path, options)
     if free is not None and free < size:
         raise UsageError(
             f"{path.parent} has room for {free >> 20} MiB, and the core takes {size >> 20}: name a file on"
@@ -179,18 +166,15 @@ def take_all(
                 core = stack.enter_context(
                     take.core(found, guardian, target.details, job.choice, target.owner, once)
                 )
-            except (MemdumpError, OSError) as error:  # it has ended, or its copy was killed
-                why = (
-                    str(error)
-                    if isinstance(error, MemdumpError)
-                    else f"process {found.pid}: {error.strerror}"
-                )
+                place = stack.enter_context(destination.open_destination(job.layout.out, job.layout.options))
+            except (MemdumpError, OSError) as error:  # it has ended, its copy was killed, or its place taken
+                if not isinstance(error, MemdumpError):
+                    error = MemdumpError(f"process {found.pid}: {error.strerror}")
                 if len(captured) == 1:
-                    raise MemdumpError(why) from None
-                _say(f"{why}; it is left out")
+                    raise error from None
+                _say(f"{error}; it is left out")
                 status = _INCOMPLETE
                 continue
-            place = stack.enter_context(destination.open_destination(job.layout.out, job.layout.options))
             status = max(status, _take(args, guardian, job, found, core, place, interrupt, together))
     return status
 

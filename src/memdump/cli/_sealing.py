@@ -55,6 +55,11 @@ def choose(args: argparse.Namespace, name: str, *, ask: bool = True) -> Sealing:
     return Sealing(compress, recipients)
 
 
+def asked(args: argparse.Namespace, sealing: Sealing) -> Sealing:
+    """Ask for the passphrase that `choose` made up; all else stays, since a pipe of keys is read once."""
+    return Sealing(sealing.compress, (_passphrase(ask=True),)) if args.passphrase else sealing
+
+
 def named(name: str, sealing: Sealing) -> str:
     """Give the name that tells what is inside: ``web1.lime`` becomes ``web1.lime.zst.age``."""
     for suffix in (ENCRYPTED, COMPRESSED):

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = sources.open_source(args.source, _source_options(args))
     with contextlib.closing(chosen.source) as source:
         if not args.dry_run:
-            sealing = _sealing.choose(args, name)
+            sealing = _sealing.asked(args, sealing)
         plan = _acquisition.plan(args, source, sealing)
         if args.dry_run:
             from memdump.cli import _dry_run

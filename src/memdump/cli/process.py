@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from memdump.cli import _acquire_options, _process, _sealing
 from memdump.errors import UsageError
-from memdump.machine import sshsig
+from memdump.machine import destination, sshsig
 from memdump.machine.interrupt import Interrupt
 from memdump.process import members, selection
 from memdump.process.capture import FORK, FREEZE, LIVE
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     if args.sign:
         sshsig.check(args.sign)
     pids, out = processes_and_place(args)
-    sealing = _sealing.choose(args, "" if out == "-" else out)
+    sealing = _sealing.choose(args, "" if out == "-" else destination.shown(out))
     together = Members(pids, _groups(args), args.mode, lambda one: _choice(args, one))
     targets = together.survey()
 

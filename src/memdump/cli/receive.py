@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ from memdump.report.text import visible
 if TYPE_CHECKING:
     import argparse
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 SUMMARY = "take an image that another machine sends (acquire tcp:HOST:PORT)"
 EXAMPLE = "memdump receive 0.0.0.0:9000 /evidence"
@@ -30,6 +32,8 @@ EXAMPLE = "memdump receive 0.0.0.0:9000 /evidence"
 _HERE = "127.0.0.1"
 _AT_ONCE = 16
 """Senders; each takes some MiB of memory."""
+_SETTLING = 10.0
+"""Seconds that what came has to get to the disk when somebody interrupts."""
 INCOMPLETE = 1
 
 
@@ -88,48 +92,70 @@ def _listen(text: str) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         return socket.create_server(found[0][4][:2], family=found[0][0])
-    except OSError as error:
-        raise UsageError(f"{text}: cannot listen there: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:
+        why = error.strerror or str(error) if isinstance(error, OSError) else "is no name of a host"
+        raise UsageError(f"{text}: cannot listen there: {why}") from None
 
 
 def _keep(listener: socket.socket, target: Path, context: ssl.SSLContext | None) -> int:
     """Serve several senders, some at the same time, until interrupted."""
     statuses = [0]
     free = threading.BoundedSemaphore(_AT_ONCE)
+    interrupted = threading.Event()
 
-    def serve(connection: socket.socket, peer: str) -> None:
+    def serve(connection: socket.socket, peer: str, handle: socket.socket) -> None:
         try:
-            statuses.append(_serve(connection, peer, target, context, alone=False) or 0)
+            statuses.append(_serve(connection, peer, target, context, interrupted) or 0)
         finally:
+            handle.close()
             free.release()
 
-    running: list[threading.Thread] = []
+    running: list[tuple[threading.Thread, socket.socket]] = []
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             free.acquire()
             connection, peer = listener.accept()
-            running = [thread for thread in running if thread.is_alive()]
-            running.append(
-                threading.Thread(target=serve, args=(connection, wire.spell(*peer[:2])), daemon=True)
-            )
-            running[-1].start()
-    broken = sum(thread.is_alive() for thread in running)
-    if broken:
-        _say(f"interrupted; {broken} that were being received stay as .part files")
-    return INCOMPLETE if broken else max(statuses)
+            running = [(thread, handle) for thread, handle in running if thread.is_alive()]
+            handle = connection.dup()  # TLS makes a new socket of the connection
+            arguments = (connection, wire.spell(*peer[:2]), handle)
+            running.append((threading.Thread(target=serve, args=arguments, daemon=True), handle))
+            running[-1][0].start()
+    interrupted.set()
+    stuck = _break_off(running)
+    if stuck:
+        _say(f"interrupted; {stuck} that were being received stay as .part files, which nothing records")
+    return INCOMPLETE if stuck else max(statuses)
+
+
+def _break_off(running: Sequence[tuple[threading.Thread, socket.socket]]) -> int:
+    """End the connections, so that what came is settled and recorded; gives how many hang on."""
+    for _, handle in running:
+        with contextlib.suppress(OSError):  # it has ended by itself
+            handle.shutdown(socket.SHUT_RDWR)
+    end = time.monotonic() + _SETTLING
+    for thread, _ in running:
+        thread.join(max(end - time.monotonic(), 0))
+    return sum(thread.is_alive() for thread, _ in running)
 
 
 def _serve(
-    connection: socket.socket, peer: str, target: Path, context: ssl.SSLContext | None, alone: bool = True
+    connection: socket.socket,
+    peer: str,
+    target: Path,
+    context: ssl.SSLContext | None,
+    interrupted: threading.Event | None = None,
 ) -> int | None:
-    """Take one image and say how it went; None where nobody had one."""
+    """Take one image and say how it went; None where nobody had one.
+
+    One of several is told by ``interrupted`` why its connection ends; one alone gets ``KeyboardInterrupt``.
+    """
     begun: list[str] = []
     shown: list[Progress] = []
 
     def started(path: str, size: int) -> Callable[[int], None]:
         _say(f"{peer} sends {path}")
         begun.append(path)
-        if not (alone and size):
+        if interrupted is not None or not size:
             return lambda done: None  # noqa: ARG005
         shown.append(Progress(size))
         return shown[0]
@@ -141,7 +167,8 @@ def _serve(
         return None
     except BrokenOff as error:
         _say(str(error))
-        _enter(error.path, f"from {peer}; it broke off", error.sha256)
+        why = "interrupted" if interrupted is not None and interrupted.is_set() else "it broke off"
+        _enter(error.path, f"from {peer}; {why}", error.sha256)
         return INCOMPLETE
     except MemdumpError as error:
         _say(str(error))
@@ -149,12 +176,22 @@ def _serve(
     except KeyboardInterrupt:
         if not begun:
             raise
-        _enter(f"{begun[0]}.part", f"from {peer}; interrupted", None)
-        raise MemdumpError(f"interrupted; what was received stands in {begun[0]}.part") from None
+        raise MemdumpError(_interrupted(begun[0], peer)) from None
     finally:
         for progress in shown:
             progress.clear()
     return received and _report(received, peer)
+
+
+def _interrupted(path: str, peer: str) -> str:
+    """Begin the record of what came until somebody interrupted; gives what to say of it."""
+    part = f"{path}.part"
+    if os.path.lexists(part):
+        _enter(part, f"from {peer}; interrupted", None)
+        return f"interrupted; what was received stands in {part}"
+    # What belongs to it was still to come.
+    _enter(path, f"from {peer}; interrupted", None)
+    return f"interrupted; {path} is whole, but what belongs to it may not have come"
 
 
 def _report(received: Received, peer: str) -> int:

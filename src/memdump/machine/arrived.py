@@ -8,12 +8,11 @@ import array
 import bisect
 from typing import Callable, List, Sequence, Union
 
-from memdump.machine import lime, pieces
+from memdump.machine import broken, lime, pieces
 from memdump.machine.acquire import Taken
 from memdump.machine.pipeline import Stream
 from memdump.machine.source import Range
 
-_EVERYTHING = 1 << 64
 _LOOK_AGAIN = 1 << 14
 """Headers after which those are forgotten that have arrived."""
 
@@ -64,7 +63,8 @@ def cut(taken: Taken, size: int, reached: int, why: str) -> Taken:
         size=size,
         sha256=None,
         stopped_by=taken.stopped_by or why,
-        not_taken=_above(taken.ranges, reached),
+        # Early copies behind a gap lead up to a high address, and do not fill the gap.
+        not_taken=broken.joined(taken.not_taken, _above(taken.ranges, reached)),
         unreadable=_below(taken.unreadable, reached),
         skipped=taken.skipped.below(reached),
     )
@@ -75,4 +75,4 @@ def _above(ranges: Sequence[Range], address: int) -> List[Range]:
 
 
 def _below(ranges: Sequence[Range], address: int) -> List[Range]:
-    return pieces.without(ranges, [Range(address, _EVERYTHING - address)])
+    return pieces.within(ranges, [Range(0, address)])

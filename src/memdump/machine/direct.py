@@ -27,10 +27,11 @@ class Direct:
         self._pace: List[float] = [0.0, 0.0]
         """Seconds a byte, buffered and direct; 0 until it was tried."""
         self._writes = 0
+        self._refused = False
 
     def is_quicker(self, size: int, at: int) -> bool:
         """Whether ``size`` bytes that are to stand ``at`` that place should go this way."""
-        if size < LEAST or (size | at) % _ALIGNED:
+        if self._refused or size < LEAST or (size | at) % _ALIGNED:
             return False
         self._writes += 1
         buffered, direct = self._pace
@@ -39,6 +40,10 @@ class Direct:
     def write(self, data: memoryview, at: int) -> int:
         """Write as ``pwrite`` does, which may be less than all; raises ``OSError``."""
         return os.pwrite(self._fd, data, at)
+
+    def give_up(self) -> None:
+        """Never go this way again: there are file systems that open files for it and refuse the writes."""
+        self._refused = True
 
     def tell(self, *, direct: bool, size: int, seconds: float) -> None:
         """Say how long a write took that went the one way or the other."""

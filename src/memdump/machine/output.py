@@ -104,7 +104,9 @@ class Output:
             try:
                 count = direct.write(view, at) if direct else os.pwrite(self._fd, view[:_AT_ONCE], at)
             except OSError as error:
-                if direct and error.errno == errno.EINVAL:  # not aligned
+                if direct and error.errno == errno.EINVAL:
+                    if len(view) == size:  # what is left of half a write may be no multiple of a block
+                        direct.give_up()
                     direct = None
                 elif not (_is_full(error) and self._give_room(trouble)):
                     raise self._failed(error, at if in_order else None) from None

@@ -87,8 +87,9 @@ def receive(
             raise Stranger(f"{peer}: was refused: {error}") from None
         with place:
             line.deadline = None
+            progress = started(place.place, hello["size"])  # first, since there is a part by now
             line.send(wire.READY, wire.pack({"name": place.file}))
-            return _take(line, place, started(place.place, hello["size"]))
+            return _take(line, place, progress)
 
 
 def _secured(connection: socket.socket, peer: str, context: "Optional[ssl.SSLContext]") -> socket.socket:

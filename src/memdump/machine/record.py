@@ -76,9 +76,12 @@ def record(known: Circumstances, taken: Taken, steps: Optional[Steps] = None) ->
 
 def closed(record: Manifest, written: Optional[Written], failure: Optional[str] = None) -> Manifest:
     """Complete it with what became of the image: the file, and what its disk said in the end."""
-    if failure is None or not record.complete:
-        return record._replace(written=written)
-    return record._replace(written=written, complete=False, stopped_by=failure)
+    stopped_by = record.stopped_by
+    if failure is not None and failure not in (stopped_by or ""):  # what ended it may fail its end as well
+        stopped_by = f"{stopped_by}; {failure}" if stopped_by else failure
+    return record._replace(
+        written=written, complete=record.complete and failure is None, stopped_by=stopped_by
+    )
 
 
 def user() -> str:

@@ -21,6 +21,7 @@ class TcpDestination(Destination):
         host, port = wire.address(address)
         self._peer = wire.spell(host, port)
         self._trouble: Optional[str] = None
+        self._reason = f"{self._peer}: the connection is lost"
         self._ended = False
         self._wire: Optional[wire.Wire] = wire.Wire(_connect(host, port, self._peer, options), self._peer)
         # A connection over TLS may be used by one thread at a time.
@@ -39,9 +40,11 @@ class TcpDestination(Destination):
     def _pulse(self) -> None:
         """Say again and again that we are there: a sweep or a passphrase may take longer than they wait."""
         while not self._lost.wait(wire.PULSE):
-            with self._in_use, contextlib.suppress(MemdumpError):  # which the next record meets too
-                if self._wire is not None:
-                    self._wire.send(wire.ALIVE)
+            with self._in_use:
+                try:
+                    self._send(wire.ALIVE, b"")
+                except MemdumpError as error:  # which the next record is told; half of this one may be sent
+                    self._reason = str(error)
 
     def _introduce(self, options: Options) -> str:
         assert self._wire
@@ -126,7 +129,7 @@ class TcpDestination(Destination):
 
     def _send(self, kind: bytes, data: Union[bytes, memoryview]) -> None:
         if self._wire is None:
-            raise MemdumpError(f"{self._peer}: the connection is lost")
+            raise MemdumpError(self._reason)
         try:
             self._wire.send(kind, data)
         except wire.Broken:
@@ -140,7 +143,7 @@ class TcpDestination(Destination):
         """Take a record of the receiver, or all up to the expected one; raises `MemdumpError`."""
         while True:
             if self._wire is None:
-                raise MemdumpError(f"{self._peer}: the connection is lost")
+                raise MemdumpError(self._reason)
             try:
                 kind, data = self._wire.receive(wire.STALL)
             except wire.Broken:
