@@ -21,6 +21,7 @@ from typing import Any
 
 from tests.lab import cache, kernels
 from tests.lab.disks import USELESS
+from tests.process.targets import CALLS, WAITING_FOR_ALL
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parent.parent / "src" / "memdump"
@@ -30,29 +31,6 @@ PORT = "/dev/vport0p1"
 """Where the guest writes to what goes back."""
 PACKAGES = ["python3", "busybox-static", "gdb-minimal"]
 TARGETS = ("blocked", "counting", "deep", "pattern", "signals")
-CALLS = (
-    "read",
-    "ppoll",
-    "select",
-    "epoll_pwait",
-    "futex",
-    "futex_timeout",
-    "nanosleep",
-    "accept",
-    "accept_timeout",
-    "recv_timeout",
-    "connect_timeout",
-    "connect_here_timeout",
-    "sendfile_timeout",
-    "splice_timeout",
-    "splice_out_timeout",
-    "semop",
-    "sigtimedwait",
-    "wait4",
-    "wait_all",
-    "thread_asks_for_all",
-)
-"""What ``blocked.c`` may wait in on this processor."""
 PATIENCE = 900
 MEMORY = "1G"
 
@@ -171,7 +149,7 @@ def _fill(root: Path, system: Path, targets: Path) -> None:
     shutil.copytree(SOURCE, root / "lab" / "src" / "memdump", ignore=ignore)
     shutil.copytree(HERE / "inside", root / "lab" / "tests" / "lab" / "inside", ignore=ignore)
     shutil.copytree(targets, root / "lab" / "targets")
-    (root / "lab" / "calls.json").write_text(json.dumps(CALLS))
+    (root / "lab" / "calls.json").write_text(json.dumps([*CALLS, *WAITING_FOR_ALL]))
     (root / "init").write_text(INIT)
     (root / "init").chmod(0o755)
 

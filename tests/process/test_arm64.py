@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import LAB_REQUIRED
 from tests.lab import arm64, cache
 from tests.process.cores import Core
+from tests.process.targets import CALLS, WAITING_FOR_ALL
 from tests.process.test_core import is_whole
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def test_the_guest_has_arm64_processors(arm: Made) -> None:
     assert arm.told["uname"][4] == "aarch64"
 
 
-@pytest.mark.parametrize("call", arm64.CALLS)
+@pytest.mark.parametrize("call", [*CALLS, *WAITING_FOR_ALL])
 def test_a_blocked_call_stays_blocked(arm: Made, call: str) -> None:
     told = arm.told["blocked"]
     assert told["before"][call]["state"] == "S"

@@ -23,8 +23,7 @@ from memdump.process.guardian import Guardian
 from memdump.process.selection import Choice
 from memdump.process.target import survey
 from tests.process.cores import Core
-from tests.process.targets import Running, needs_gcc, running
-from tests.process.test_target_unharmed import CALLS
+from tests.process.targets import CALLS, Running, needs_gcc, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -24,35 +24,13 @@ from memdump.process.guardian import Found, Guardian
 from memdump.process.selection import Choice
 from memdump.process.take import core, write
 from memdump.process.target import Target, survey
-from tests.process.targets import Running, begun, needs_gcc, running
+from tests.process.targets import CALLS, WAITING_FOR_ALL, Running, begun, needs_gcc, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = needs_gcc
 MODES = ("fork", "freeze", "live")
-CALLS = [
-    "read",
-    "poll",
-    "ppoll",
-    "select",
-    "epoll_wait",
-    "epoll_pwait",
-    "futex",
-    "futex_timeout",
-    "nanosleep",
-    "accept",
-    "accept_timeout",
-    "recv_timeout",
-    "connect_timeout",
-    "connect_here_timeout",
-    "sendfile_timeout",
-    "splice_timeout",
-    "splice_out_timeout",
-    "semop",
-    "sigtimedwait",
-    "wait4",
-]
 
 
 def memdump(*words: object) -> list[str]:
@@ -78,7 +56,7 @@ def test_a_blocked_call_stays_blocked(tmp_path: Path, call: str, mode: str) -> N
         assert (target.children(), target.status("SigBlk"), target.status("TracerPid")) == before
 
 
-@pytest.mark.parametrize("call", ["wait_all", "thread_waits_for_all", "thread_asks_for_all"])
+@pytest.mark.parametrize("call", WAITING_FOR_ALL)
 def test_nobody_can_wait_for_the_copy(tmp_path: Path, call: str) -> None:
     """Even those do not find it who wait for clones of any kind: it is reaped while they stand."""
     with running("blocked", call) as target:

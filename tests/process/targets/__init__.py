@@ -22,6 +22,31 @@ if TYPE_CHECKING:
 _PATIENCE = 10
 _FOLDER = Path(__file__).parent
 CORE_PATTERN = "/proc/sys/kernel/core_pattern"
+CALLS = (
+    "read",
+    "poll",
+    "ppoll",
+    "select",
+    "epoll_wait",
+    "epoll_pwait",
+    "futex",
+    "futex_timeout",
+    "nanosleep",
+    "accept",
+    "accept_timeout",
+    "recv_timeout",
+    "connect_timeout",
+    "connect_here_timeout",
+    "sendfile_timeout",
+    "splice_timeout",
+    "splice_out_timeout",
+    "semop",
+    "sigtimedwait",
+    "wait4",
+)
+"""What ``blocked.c`` may wait in."""
+WAITING_FOR_ALL = ("wait_all", "thread_waits_for_all", "thread_asks_for_all")
+"""And for children of any kind, those that are copies included."""
 needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
 needs_gdb = pytest.mark.skipif(not shutil.which("gdb"), reason="gdb is not installed")
 
