@@ -42,6 +42,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 ip link set lo up
+echo 100 > /proc/sys/net/ipv4/tcp_syn_retries
 ulimit -c unlimited
 python3 -m tests.lab.inside.arm64
 sync
