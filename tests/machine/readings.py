@@ -28,7 +28,7 @@ SAME = 0.995
 """Of the pages that hold something and were the same before and after, the least share that a source must
 give just so (99.7 to 99.8 % were measured).  In the others the kernel takes locks, or counts to and fro."""
 EMPTY_SAME = 0.85
-"""The same of empty pages (93 to 99.9 %): what reads takes some, and they are empty again when it has ended."""
+"""The same of empty pages (93 to 99.9 %): what reads takes some, which are empty again when it has ended."""
 
 
 class Memory(NamedTuple):
