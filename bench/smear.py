@@ -171,8 +171,8 @@ def _leads_to_its_inode(file: Any) -> bool:
 def _page_table_links(kernel: Kernel) -> Iterator[tuple[str, bool]]:
     """All pages that the page tables of an address space map know that they are mapped.
 
-    It counts as one link: a table that belongs to somebody else by now leads to hundreds of thousands of wrong
-    pages, and would outweigh all that is right.
+    It counts as one link: a table that belongs to somebody else by now leads to hundreds of thousands of
+    wrong pages, and would outweigh all that is right.
     """
     from drgn.helpers.linux.mm import pfn_to_page
 
