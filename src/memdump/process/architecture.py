@@ -102,7 +102,11 @@ class Architecture(NamedTuple):
     @property
     def begin_anew(self) -> frozenset[int]:
         """The numbers of the system calls that wait for all of their time again when they are made again."""
-        return frozenset(self.numbers[name] for name in _INTERRUPTED_FOR_GOOD.split() if name in self.numbers)
+        return self.numbers_of(_INTERRUPTED_FOR_GOOD.split())
+
+    def numbers_of(self, names: Sequence[str]) -> frozenset[int]:
+        """Give the numbers of those of the calls that it has."""
+        return frozenset(self.numbers[name] for name in names if name in self.numbers)
 
     def calling(self, registers: bytes, at: int, name: str, arguments: Sequence[int]) -> bytes:
         """Give the registers with which a thread makes a system call by the instruction at ``at``."""
@@ -125,7 +129,7 @@ class Architecture(NamedTuple):
     def interrupted(self, entered: bytes) -> bytes:
         """Give the registers with which a thread leaves a call that it entered so, and that is made again."""
         words = self.unpack(entered)
-        ends = words[self.number] in {self.numbers.get(name) for name in _UNTIL_A_HANDLER}
+        ends = words[self.number] in self.numbers_of(_UNTIL_A_HANDLER)
         words[self.result] = -_ERESTARTNOHAND if ends else -_ERESTARTSYS
         return self.pack(words)
 
@@ -169,8 +173,7 @@ class Architecture(NamedTuple):
 
 def restartable(architecture: Architecture) -> frozenset[int]:
     """Give the numbers of the system calls that `Architecture.uninterrupted` corrects."""
-    numbers = architecture.numbers
-    return frozenset(numbers[name] for name in _RESTARTABLE if name in numbers)
+    return architecture.numbers_of(_RESTARTABLE)
 
 
 def _numbers(text: str) -> dict[str, int]:
@@ -215,8 +218,8 @@ X86_64 = Architecture(
     numbers=_numbers(
         "read 0 write 1 readv 19 writev 20 sendfile 40 connect 42 accept 43 sendto 44 recvfrom 45"
         " sendmsg 46 recvmsg 47 clone 56 vfork 58 wait4 61 semop 65 rt_sigtimedwait 128 io_getevents 208"
-        " semtimedop 220 epoll_wait 232 splice 275 epoll_pwait 281 accept4 288 recvmmsg 299 sendmmsg 307"
-        " io_pgetevents 333 io_uring_enter 426 close_range 436 epoll_pwait2 441"
+        " semtimedop 220 epoll_wait 232 waitid 247 splice 275 epoll_pwait 281 accept4 288 recvmmsg 299"
+        " sendmmsg 307 io_pgetevents 333 io_uring_enter 426 close_range 436 epoll_pwait2 441"
     ),
     more=((NT_FPREGSET, "CORE"), (0x202, "LINUX")),  # NT_X86_XSTATE
     narrow=I386,
@@ -253,7 +256,7 @@ AARCH64 = Architecture(
     original=None,
     numbers=_numbers(
         "io_getevents 4 epoll_pwait 22 read 63 write 64 readv 65 writev 66 sendfile 71 pselect6 72 ppoll 73"
-        " splice 76 nanosleep 101 clock_nanosleep 115 restart_syscall 128 rt_sigsuspend 133"
+        " splice 76 waitid 95 nanosleep 101 clock_nanosleep 115 restart_syscall 128 rt_sigsuspend 133"
         " rt_sigtimedwait 137 msgrcv 188 msgsnd 189 semtimedop 192 semop 193 accept 202 connect 203"
         " sendto 206 recvfrom 207 sendmsg 211 recvmsg 212 clone 220 accept4 242 recvmmsg 243 wait4 260"
         " sendmmsg 269 io_pgetevents 292 io_uring_enter 426 close_range 436 epoll_pwait2 441"

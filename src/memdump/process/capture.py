@@ -27,8 +27,7 @@ _CLONE_FS, _CLONE_FILES, _CLONE_PARENT_SETTID = 0x200, 0x400, 0x100000
 """A copy of its own would hold files and sockets open that the process closes."""
 _CLOSE_RANGE_UNSHARE = 2
 _WNOHANG, _WALL = 1, 0x40000000
-_WAITING = {"x86_64": (61, 247), "aarch64": (260, 95)}
-"""The numbers of ``wait4`` and ``waitid``."""
+_WAITING = ("wait4", "waitid")
 _PATIENCE, _LOOK = 1.0, 0.005
 """Seconds after which it is asked whether a copy that does not end is frozen; between looks at it."""
 _SOON = 0.02
@@ -417,7 +416,7 @@ class Capture:
         One that sleeps in another call would have to wake and to wait in the microseconds that this takes.
         """
         number = _call_of(tid)
-        return number is None or number in _WAITING[self._architecture.name]
+        return number is None or number in self._architecture.numbers_of(_WAITING)
 
     def _reap_by(self, tid: int, child: int, others: Callable[[int], bool] | None = None) -> bool:
         """Have one thread wait, while those stand too that ``others`` tells; whether it did."""
