@@ -45,11 +45,15 @@ class Core:
         assert at == end
 
     def read(self, address: int, size: int) -> bytes:
-        """Read memory that is in the core, of one segment."""
+        """Read memory that is in the core."""
         for found in self.segments:
-            if found.start <= address and address + size <= found.start + found.in_file:
+            if found.start <= address < found.start + found.in_file:
                 at = found.offset + address - found.start
-                return self.data[at : at + size]
+                here = min(size, found.start + found.in_file - address)
+                more = self.read(address + here, size - here) if here < size else b""
+                return self.data[at : at + here] + more
+        if not size:
+            return b""
         raise LookupError(hex(address))
 
     def note(self, kind: int) -> bytes:

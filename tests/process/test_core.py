@@ -19,13 +19,12 @@ import pytest
 
 from tests.process.cores import Core
 from tests.process.debugger import gdb
-from tests.process.targets import aborted, begun, built, needs_gcc, needs_gdb, running
+from tests.process.targets import MODES, aborted, begun, built, needs_gcc, needs_gdb, running
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 pytestmark = needs_gcc
-MODES = ("fork", "freeze", "live")
 NT_PRSTATUS, NT_PRPSINFO, NT_AUXV, NT_FPREGSET, NT_X86_XSTATE = 1, 3, 6, 2, 0x202
 NT_SIGINFO, NT_FILE = 0x53494749, 0x46494C45
 
@@ -203,13 +202,14 @@ def is_whole(pages: bytes) -> bool:
     )
 
 
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in ("freeze", "live")])
 @pytest.mark.parametrize("kind", ["private", "shared", "dontfork", "wipeonfork"])
-def test_what_changes_all_the_time_is_never_torn(tmp_path: Path, kind: str) -> None:
+def test_what_changes_all_the_time_is_never_torn(tmp_path: Path, kind: str, mode: str) -> None:
     with begun([str(built("pattern")), "4", kind]) as target:
         start, size = (int(word, 16) for word in target.line().split())
         for number in range(8):
-            manifest = take(target.pid, tmp_path / f"{number}", "--mode", "fork", "--skip", "file")
-            assert manifest["process"]["mode"] == "fork"
+            manifest = take(target.pid, tmp_path / f"{number}", "--mode", mode, "--skip", "file")
+            assert manifest["process"]["mode"] == mode
             assert manifest["process"]["live"] == []
             pages = Core(tmp_path / f"{number}").read(start, size)
             assert any(pages)

@@ -24,13 +24,13 @@ from memdump.process.guardian import Found, Guardian
 from memdump.process.selection import Choice
 from memdump.process.take import core, write
 from memdump.process.target import Target, survey
-from tests.process.targets import CALLS, WAITING_FOR_ALL, Running, begun, needs_gcc, running
+from tests.process.targets import CALLS, MODES, WAITING_FOR_ALL, Running, begun, needs_gcc, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = needs_gcc
-MODES = ("fork", "freeze", "live")
+COPIED_OR_READ = [mode for mode in MODES if mode != "live"]
 
 
 def memdump(*words: object) -> list[str]:
@@ -182,7 +182,7 @@ def test_whoever_waits_for_the_guardian_can_be_interrupted() -> None:
         survives(target)
 
 
-@pytest.mark.parametrize("mode", ["fork", "freeze"])
+@pytest.mark.parametrize("mode", COPIED_OR_READ)
 def test_stops_that_come_meanwhile_are_neither_lost_nor_made_up(tmp_path: Path, mode: str) -> None:
     """SIGSTOP and SIGCONT at any moment of the stops, and while the copy is read: the last one holds."""
     chance = random.Random(mode)
@@ -276,9 +276,19 @@ def survives(target: Running) -> None:
     children = told[1]
     assert children == "childless"
     assert target.status("SigBlk") == "0" * 16
+    is_not_watched(target.pid)
 
 
-@pytest.mark.parametrize("mode", ["fork", "freeze"])
+def is_not_watched(pid: int) -> None:
+    """The kernel notes its writes no more, and nothing is open for that."""
+    deadline = time.monotonic() + 10
+    while any("uw" in line.split() for line in Path(f"/proc/{pid}/smaps").read_text().splitlines()):
+        assert time.monotonic() < deadline, "its memory is still watched"
+        time.sleep(0.01)
+    assert not any("userfaultfd" in str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir())
+
+
+@pytest.mark.parametrize("mode", COPIED_OR_READ)
 @pytest.mark.parametrize("threads", [1, 16])
 def test_memdump_is_killed_at_any_moment(threads: int, mode: str) -> None:
     """SIGKILL, many times, most of them while the process stands or its copy is there."""
@@ -292,7 +302,7 @@ def test_memdump_is_killed_at_any_moment(threads: int, mode: str) -> None:
             survives(target)
 
 
-@pytest.mark.parametrize("mode", ["fork", "freeze"])
+@pytest.mark.parametrize("mode", COPIED_OR_READ)
 def test_the_command_is_killed(tmp_path: Path, mode: str) -> None:
     """The same with the whole command, and its process group as a terminal would kill it."""
     chance = random.Random(mode)
@@ -315,6 +325,9 @@ def _taker(pid: int, mode: str) -> int:
         return taker
     try:
         found = survey(pid, mode)
+        if mode == "precopy":
+            _take_beforehand(found)
+            return 0
         with Guardian([found.wanted(Choice())]) as guardian:
             (captured,) = guardian.hold().captured
             with core(captured, guardian, found.details, Choice(), found.owner) as laid_out:
@@ -322,6 +335,13 @@ def _taker(pid: int, mode: str) -> int:
             guardian.release(pid)
     finally:
         os._exit(0)
+
+
+def _take_beforehand(found: Target) -> None:
+    with Guardian([found.beforehand.wanted(Choice())]) as guardian:
+        guardian.watch(found.pid)
+        guardian.hold()
+        guardian.release(found.pid)
 
 
 class _Nowhere:
@@ -341,7 +361,9 @@ def _until_it_begins(target: Running, chance: random.Random) -> None:
 def test_the_process_ends_meanwhile(tmp_path: Path) -> None:
     """It is killed while its copy is being read: the copy holds what there was."""
     with running("tick", 300) as target:
-        dump = subprocess.Popen(memdump(target.pid, tmp_path / "a.core"), stderr=subprocess.PIPE, text=True)
+        dump = subprocess.Popen(
+            memdump(target.pid, tmp_path / "a.core", "--mode", "fork"), stderr=subprocess.PIPE, text=True
+        )
         deadline = time.monotonic() + 10
         while not (child := target.children()) and time.monotonic() < deadline:
             time.sleep(0)
@@ -386,7 +408,7 @@ def test_a_process_whose_main_thread_has_ended(tmp_path: Path, mode: str) -> Non
         told = json.loads((tmp_path / "a.core.json").read_text())["process"]
         assert (told["mode"], told["threads"], told["left_behind"]) == (mode, 1, None)
         assert told["executable"] == str(Path(sys.executable).resolve())
-        assert len(told["pause_us"]) == (2 if mode == "fork" else 1)
+        assert len(told["pause_us"]) == (2 if mode in ("fork", "precopy") else 1)
         assert target.process.stdin
         target.process.stdin.write("?\n")
         target.process.stdin.flush()

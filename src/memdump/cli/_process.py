@@ -17,25 +17,25 @@ from memdump.machine.file_destination import check_names
 from memdump.machine.manifest import Written
 from memdump.machine.pipeline import Digest
 from memdump.machine.progress import Progress, duration
-from memdump.process import record, take
+from memdump.process import precopy, record, take
+from memdump.process.capture import FREEZE, PRECOPY, Gone, Unwatched
+from memdump.process.precopy import Precopy
 from memdump.process.sparse import Sparse
 from memdump.report.text import visible
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from memdump.machine.destination import Destination
     from memdump.machine.interrupt import Interrupt
-    from memdump.machine.output import Output
-    from memdump.machine.pipeline import Stream
     from memdump.process.capture import Captured
     from memdump.process.guardian import Ended, Guardian, Held
     from memdump.process.record import Recorded, Together
     from memdump.process.selection import Choice
     from memdump.process.take import Core, Taken
     from memdump.process.target import Target
-    from memdump.seal import Sealing
+    from memdump.seal import Sealed, Sealing
 
 _INCOMPLETE = 1
 _SHOWN = 8
@@ -47,6 +47,82 @@ class Job(NamedTuple):
     target: Target
     choice: Choice
     layout: Layout
+
+
+class Begun(NamedTuple):
+    """A core that was begun before its process is stopped."""
+
+    place: Destination
+    precopy: Precopy
+
+
+def decide(args: argparse.Namespace, jobs: list[Job], *, grouped: bool) -> list[Job]:
+    """Choose whether a process is copied while it runs: a single one that is large, to a plain file."""
+    if args.mode not in (None, PRECOPY):
+        return jobs
+    job, target = jobs[0], jobs[0].target
+    if len(jobs) > 1 or grouped:
+        reason: str | None = "several processes are taken at one instant by copies of them"
+    elif not _is_plain(args, job):
+        reason = "only a plain file, without --split, --sign and --digest, is written in any order"
+    else:
+        reason = precopy.reason_against(target.pid) if target.lendable else None
+    if reason is None and target.lendable and (args.mode or precopy.pays(target.details.values())):
+        return [job._replace(target=target.beforehand)]
+    if args.mode and reason:
+        _say(f"process {target.pid} is not copied while it runs: {reason}")
+    return jobs
+
+
+def _is_plain(args: argparse.Namespace, job: Job) -> bool:
+    layout = job.layout
+    return layout.path is not None and not args.split and _is_hasty(args, layout)
+
+
+def _is_hasty(args: argparse.Namespace, layout: Layout) -> bool:
+    """Whether no digest is wanted, which takes longer than all the rest."""
+    return not (args.digest or args.sign or layout.sealing.layers)
+
+
+def begin(
+    guardian: Guardian, jobs: Sequence[Job], interrupt: Interrupt, stack: contextlib.ExitStack
+) -> Begun | None:
+    """Copy a process while it runs, where that was decided; the place is left when ``stack`` is.
+
+    Raises `MemdumpError` where it comes to an early end, and leaves nothing behind.
+    """
+    job = jobs[0]
+    if job.target.mode != PRECOPY:
+        return None
+    pid = job.target.pid
+    try:
+        guardian.watch(pid)
+    except Unwatched:  # it is told in the end
+        return None
+    place = stack.enter_context(destination.open_destination(job.layout.out, job.layout.options))
+    assert place.output is not None
+    place.output.keep_partial = False
+    try:
+        begun = Precopy(pid, place.output, job.target.details, job.choice)
+        stack.callback(begun.close)
+        _copy(begun, place, interrupt)
+    except OSError:
+        raise Gone(f"process {pid} has ended") from None
+    return Begun(place, begun)
+
+
+def _copy(begun: Precopy, place: Destination, interrupt: Interrupt) -> None:
+    progress = Progress(begun.size)
+
+    def stop() -> str | None:
+        if interrupt.received:
+            return f"stopped by {interrupt.received} before the process was taken; nothing was kept"
+        return place.trouble and f"{place.place}: {place.trouble}; nothing was kept"
+
+    try:
+        begun.copy(progress, stop)
+    finally:
+        progress.clear()
 
 
 def check_place(args: argparse.Namespace, out: str, count: int) -> None:
@@ -150,8 +226,9 @@ def take_all(
     held: Held,
     missing: Sequence[int],
     interrupt: Interrupt,
+    begun: Begun | None,
 ) -> int:
-    """Write the cores of the processes that are held, one after the other."""
+    """Write the cores of the processes that are held, one after the other; ``begun`` is the only one."""
     captured = {one.pid: one for one in held.captured}
     together = record.Together(list(captured), [*missing, *held.ended], held.whole)
     once = take.SharedOnce() if args.shared_once else None
@@ -162,6 +239,9 @@ def take_all(
         found, target = captured[job.target.pid], job.target
         with contextlib.ExitStack() as stack:
             stack.callback(guardian.release, found.pid)
+            writing = _Writing(args, guardian, job, found, interrupt, together)
+            if begun:
+                return max(status, writing.end(begun))
             try:
                 core = stack.enter_context(
                     take.core(found, guardian, target.details, job.choice, target.owner, once)
@@ -175,67 +255,85 @@ def take_all(
                 _say(f"{error}; it is left out")
                 status = _INCOMPLETE
                 continue
-            status = max(status, _take(args, guardian, job, found, core, place, interrupt, together))
+            status = max(status, writing.all(core, place))
     return status
 
 
-def _take(
-    args: argparse.Namespace,
-    guardian: Guardian,
-    job: Job,
-    captured: Captured,
-    core: Core,
-    place: Destination,
-    interrupt: Interrupt,
-    together: Together,
-) -> int:
-    layout = job.layout
-    digest = Digest(place) if layout.sealing.layers else None
-    sealed = layout.sealing.upon(digest or Sparse(place))
-    # A digest takes longer than all the rest, and serves those who have to prove something.
-    hasty = not (args.digest or args.sign or layout.sealing.layers)
-    taken = _write(core, sealed, layout, place, interrupt, place.output if hasty else None)
-    ended = guardian.release(captured.pid)
-    facts = record.record(__version__, sys.argv, job.target, captured, core, taken, ended, together)
-    failure = _acquisition.end(facts, sealed, place)
-    size, sha256 = (digest.size, digest.close()) if digest else (taken.size, taken.sha256)
-    name = place.file and host.printable(place.file)
-    written = Written(name, size, sha256, layout.sealing.layers, place.parts)
-    facts = facts.closed(written, failure)
-    status = max(_report(facts, captured, ended), _acquisition.attach(args, facts, place))
-    _acquisition.begin_custody(layout, facts, written, place)
-    if facts.complete and layout.out != "-":
-        print(place.place)
-    return status
+class _Writing(NamedTuple):
+    """The core of one process that is held, and how it comes to its place."""
 
+    args: argparse.Namespace
+    guardian: Guardian
+    job: Job
+    captured: Captured
+    interrupt: Interrupt
+    together: Together
 
-def _write(
-    core: Core,
-    sealed: Stream,
-    layout: Layout,
-    place: Destination,
-    interrupt: Interrupt,
-    output: Output | None,
-) -> Taken:
-    progress = Progress(core.size)
+    def all(self, core: Core, place: Destination) -> int:
+        """Write all of it; gives the exit status."""
+        layout = self.job.layout
+        digest = Digest(place) if layout.sealing.layers else None
+        sealed = layout.sealing.upon(digest or Sparse(place))
+        with self._progress(core.size) as progress:
+            if place.output and _is_hasty(self.args, layout):
+                taken = take.copy(core, place.output, progress, self._stop(place))
+            else:
+                taken = take.write(core, sealed, progress, self._stop(place))
+        return self._close(core, taken, sealed, digest, place)
 
-    def stop() -> str | None:
-        if interrupt.received:
-            return f"stopped by {interrupt.received}; {place.partial}"
-        return place.trouble and f"{layout.name}: {place.trouble}; {place.partial}"
+    def end(self, begun: Begun) -> int:
+        """Write what is missing of one that was begun; gives the exit status."""
+        place, owner = begun.place, self.job.target.owner
+        if place.output:
+            place.output.keep_partial = True  # from now on there is something in it
+        with self._progress(begun.precopy.size) as progress:
+            core, taken = begun.precopy.finish(
+                self.captured, self.guardian, owner, progress, self._stop(place)
+            )
+        return self._close(core, taken, self.job.layout.sealing.upon(Sparse(place)), None, place)
 
-    try:
-        if output:
-            return take.copy(core, output, progress, stop)
-        return take.write(core, sealed, progress, stop)
-    finally:
-        progress.clear()
+    @contextlib.contextmanager
+    def _progress(self, size: int) -> Iterator[Progress]:
+        progress = Progress(size)
+        try:
+            yield progress
+        finally:
+            progress.clear()
+
+    def _stop(self, place: Destination) -> Callable[[], str | None]:
+        def stop() -> str | None:
+            if self.interrupt.received:
+                return f"stopped by {self.interrupt.received}; {place.partial}"
+            return place.trouble and f"{self.job.layout.name}: {place.trouble}; {place.partial}"
+
+        return stop
+
+    def _close(
+        self, core: Core, taken: Taken, sealed: Sealed, digest: Digest | None, place: Destination
+    ) -> int:
+        """Let the process go, and give the core its name and what stands beside it."""
+        layout, captured = self.job.layout, self.captured
+        ended = self.guardian.release(captured.pid)
+        facts = record.record(
+            __version__, sys.argv, self.job.target, captured, core, taken, ended, self.together
+        )
+        failure = _acquisition.end(facts, sealed, place)
+        size, sha256 = (digest.size, digest.close()) if digest else (taken.size, taken.sha256)
+        name = place.file and host.printable(place.file)
+        written = Written(name, size, sha256, layout.sealing.layers, place.parts)
+        facts = facts.closed(written, failure)
+        status = max(_report(facts, captured, ended), _acquisition.attach(self.args, facts, place))
+        _acquisition.begin_custody(layout, facts, written, place)
+        if facts.complete and layout.out != "-":
+            print(place.place)
+        return status
 
 
 def _report(facts: Recorded, captured: Captured, ended: Ended) -> int:
     """Say how it went, and give the exit status."""
     if captured.reason:
-        _say(f"process {captured.pid} stood still while it was read: {captured.reason}")
+        how = "stood still while it was read" if captured.mode == FREEZE else "was copied by fork"
+        _say(f"process {captured.pid} {how}: {captured.reason}")
     stood = " and ".join(f"{pause / 1e6:,.1f} ms" for pause in ended.pauses)
     _say(f"process {captured.pid} ({captured.stat.comm.decode(errors='replace')}) stood still for {stood}")
     if ended.left:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import TYPE_CHECKING
 
 from memdump.cli import _acquire_options, _process, _sealing
@@ -10,7 +11,7 @@ from memdump.errors import UsageError
 from memdump.machine import destination, sshsig
 from memdump.machine.interrupt import Interrupt
 from memdump.process import members, selection
-from memdump.process.capture import FORK, FREEZE, LIVE
+from memdump.process.capture import FORK, FREEZE, LIVE, PRECOPY
 from memdump.process.guardian import Guardian
 from memdump.process.members import Members
 from memdump.process.selection import Choice
@@ -58,9 +59,11 @@ def _which(group: argparse._ArgumentGroup) -> None:
 def _what(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--mode",
-        choices=(FORK, FREEZE, LIVE),
+        choices=(PRECOPY, FORK, FREEZE, LIVE),
         help="fork: a copy is made, which takes milliseconds, and the process runs on (default, where it is"
-        " safe); freeze: it stands still until it is read; live: it stands still for its registers only",
+        " safe); precopy: it is copied while it runs, and stands still for what it has written to meanwhile"
+        " (default for a large one and a plain file, from Linux 6.7 on); freeze: it stands still until it is"
+        " read; live: it stands still for its registers only",
     )
     group.add_argument(
         "--skip",
@@ -98,16 +101,21 @@ def run(args: argparse.Namespace) -> int:
         ]
 
     _process.check_place(args, out, len(targets))
-    jobs = plan(targets)
+    jobs = _process.decide(args, plan(targets), grouped=bool(args.all or args.container))
     _process.announce(jobs, sealing)
     wanted = [one.target.wanted(one.choice) for one in jobs]
-    with Interrupt() as interrupt, Guardian(wanted, together, lambda: interrupt.received) as guardian:
-        held = guardian.hold()
+    with (
+        Interrupt() as interrupt,
+        Guardian(wanted, together, lambda: interrupt.received) as guardian,
+        contextlib.ExitStack() as stack,
+    ):
+        begun = _process.begin(guardian, jobs, interrupt, stack)
+        held = guardian.hold(begun.precopy.had() if begun else ())
         if held.joined:
             _process.check_place(args, out, len(held.captured))
             jobs += plan(held.joined)
         status = _process.tell_of_set(held, together.gone, pids)
-        return max(status, _process.take_all(args, guardian, jobs, held, together.gone, interrupt))
+        return max(status, _process.take_all(args, guardian, jobs, held, together.gone, interrupt, begun))
 
 
 def processes_and_place(args: argparse.Namespace) -> tuple[list[int], str]:

@@ -82,6 +82,8 @@ class FileDestination(Destination):
         with contextlib.suppress(MemdumpError):
             self._file.settle()
         self._file.close()
+        if self.output and not self.output.keep_partial:
+            self.output.remove()
         self._end()
 
     def _end(self) -> None:

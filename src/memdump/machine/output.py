@@ -6,6 +6,7 @@ followed, and the name itself appears at the end, in one step.
 """
 
 import contextlib
+import ctypes
 import errno
 import os
 import threading
@@ -25,6 +26,9 @@ PathLike = Union[str, "os.PathLike[str]"]
 Content = Union[bytes, Iterable[bytes]]
 """What is written to a file beside an image: bytes, or pieces where they are too many to be held at once."""
 
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+"""Of ``fallocate(2)``."""
+_ZEROS = memoryview(bytes(1 << 18))
 _AT_ONCE = 256 << 10
 """Bytes; for more, file systems look for large blocks of memory, which costs many times the writing."""
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -154,6 +158,12 @@ class Output:
         """Leave ``size`` bytes out: they read as zeros and take no room on the disk."""
         self.position += size
 
+    def erase(self, at: int, size: int) -> None:
+        """Make zeros of what stands at a place; raises as `write` does."""
+        if not _punch(self._fd, at, size):
+            for start in range(at, at + size, len(_ZEROS)):
+                self.write_at(_ZEROS[: at + size - start], start)
+
     def end_at(self, size: int) -> None:
         """Let the file end there: what is behind is cut off, and what was never written reads as zeros."""
         try:
@@ -228,6 +238,12 @@ class Output:
         except OSError as error:
             raise self._failed(error, self.position) from None
 
+    def remove(self) -> None:
+        """Leave nothing behind of a file that has no name yet."""
+        self.close()
+        with contextlib.suppress(FileNotFoundError):
+            Path(self.part).unlink()
+
     def close(self) -> None:
         """Let go of the file, under the name that it has."""
         if self._fd >= 0:
@@ -257,9 +273,10 @@ class Output:
         error: Optional[BaseException],
         traceback: Optional[TracebackType],
     ) -> None:
-        self.close()
-        if not self._named and not self.keep_partial:
-            Path(self.part).unlink()
+        if self._named or self.keep_partial:
+            self.close()
+        else:
+            self.remove()
 
 
 def each(content: Content) -> Iterable[bytes]:
@@ -289,6 +306,12 @@ def settle_folder(path: str) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def _punch(fd: int, at: int, size: int) -> bool:
+    """Give the room of some bytes back, which read as zeros then; False where that cannot be done."""
+    how = _KEEP_SIZE | _PUNCH_HOLE
+    return not ctypes.CDLL(None).fallocate(fd, how, ctypes.c_int64(at), ctypes.c_int64(size))
 
 
 def _is_full(error: OSError) -> bool:

@@ -219,7 +219,8 @@ X86_64 = Architecture(
         "read 0 write 1 readv 19 writev 20 sendfile 40 connect 42 accept 43 sendto 44 recvfrom 45"
         " sendmsg 46 recvmsg 47 clone 56 vfork 58 wait4 61 semop 65 rt_sigtimedwait 128 io_getevents 208"
         " semtimedop 220 epoll_wait 232 waitid 247 splice 275 epoll_pwait 281 accept4 288 recvmmsg 299"
-        " sendmmsg 307 io_pgetevents 333 io_uring_enter 426 close_range 436 epoll_pwait2 441"
+        " sendmmsg 307 userfaultfd 323 io_pgetevents 333 io_uring_enter 426 close_range 436 pidfd_getfd 438"
+        " epoll_pwait2 441"
     ),
     more=((NT_FPREGSET, "CORE"), (0x202, "LINUX")),  # NT_X86_XSTATE
     narrow=I386,
@@ -259,7 +260,8 @@ AARCH64 = Architecture(
         " splice 76 waitid 95 nanosleep 101 clock_nanosleep 115 restart_syscall 128 rt_sigsuspend 133"
         " rt_sigtimedwait 137 msgrcv 188 msgsnd 189 semtimedop 192 semop 193 accept 202 connect 203"
         " sendto 206 recvfrom 207 sendmsg 211 recvmsg 212 clone 220 accept4 242 recvmmsg 243 wait4 260"
-        " sendmmsg 269 io_pgetevents 292 io_uring_enter 426 close_range 436 epoll_pwait2 441"
+        " sendmmsg 269 userfaultfd 282 io_pgetevents 292 io_uring_enter 426 close_range 436 pidfd_getfd 438"
+        " epoll_pwait2 441"
     ),
     more=(
         (NT_FPREGSET, "CORE"),

@@ -11,18 +11,20 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.errors import MemdumpError
-from memdump.process import inject, maps, proc, ptrace, rescue, safety
+from memdump.machine.host import PAGE_SIZE
+from memdump.process import inject, maps, pagemap, proc, ptrace, rescue, safety, watching
 from memdump.process.architecture import restartable
-from memdump.process.threads import Busy, Threads
+from memdump.process.threads import PATIENCE, Busy, Threads
+from memdump.process.watching import Watcher
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from memdump.process.architecture import Architecture
     from memdump.process.threads import Standing
 
-FORK, FREEZE, LIVE = "fork", "freeze", "live"
+PRECOPY, FORK, FREEZE, LIVE = "precopy", "fork", "freeze", "live"
 _CLONE_FS, _CLONE_FILES, _CLONE_PARENT_SETTID = 0x200, 0x400, 0x100000
 """A copy of its own would hold files and sockets open that the process closes."""
 _CLOSE_RANGE_UNSHARE = 2
@@ -36,6 +38,13 @@ _CANDIDATES, _LOOKED_AT = 8, 64
 """Threads of which one is chosen to be borrowed, and of which is asked before what they wait in, at most."""
 _TRIES, _ERESTARTNOINTR = 5, 513
 """To make a copy; what the kernel, within itself, says of a call that is to begin again."""
+EARLY = 16 << 20
+"""Bytes of mappings that are read while the processes stand, at most: a few milliseconds."""
+CHANGED, _RUNS, _NEAR = 32 << 20, 4096, 16 << 10
+"""Bytes of pages that were written to, and in how many runs, that are read in the stop at most; what lies
+between two runs, and is read along."""
+_KERNEL = 1 << 63
+"""Where addresses begin that are no process's."""
 _RSEQ_CS = 8
 """Where in a thread's area the sequence stands that it executes."""
 
@@ -49,6 +58,8 @@ class Wanted(NamedTuple):
     """Mappings, start and end, that no copy of the process will hold: they are read while it stands."""
     early_shared: bool = True
     """Whether shared mappings are, too."""
+    no_copy: str | None = None
+    """Why no copy may be made of it."""
 
 
 class Thread(NamedTuple):
@@ -70,12 +81,25 @@ class Thread(NamedTuple):
 
 
 class Early(NamedTuple):
-    """A mapping that was read while the process stood."""
+    """Addresses that were read while the process stood."""
 
     start: int
     size: int
     at: int
     """Where in the buffer."""
+
+
+class Changes(NamedTuple):
+    """What has become of the memory of a process since it was watched; runs for `pagemap.runs`."""
+
+    written: bytes
+    """What was written to, and all that is in memory and is not watched."""
+    empty: bytes
+    """What is nowhere in memory now."""
+    others: tuple[tuple[int, int], ...]
+    """Addresses, start and end, at which something of a file may be that was not there before."""
+    read: tuple[Early, ...] | None
+    """All of that, with some of its neighbours; None where it is too much for the stop."""
 
 
 class Captured(NamedTuple):
@@ -93,12 +117,19 @@ class Captured(NamedTuple):
     child: int | None
     """The process that holds the copy, in ``fork`` mode."""
     early: tuple[Early, ...]
+    """Mappings."""
+    changes: Changes | None
+    """In ``precopy`` mode, and where it became another one."""
     pause: int
     """Nanoseconds for which it stood; in ``freeze`` mode it still does."""
 
 
 class Gone(MemdumpError):
     """The process ended."""
+
+
+class Unwatched(MemdumpError):
+    """What a process writes cannot be watched."""
 
 
 class Capture:
@@ -117,6 +148,8 @@ class Capture:
         self._mode = wanted.mode
         self._reason: str | None = None
         self._taken: _Taken | None = None
+        self._watcher: Watcher | None = None
+        self._watched: list[maps.Mapping] = []
         self._left: list[Threads] = []
         """Those of which some did not stop when they were asked to wait for the copy."""
         self.pauses: list[int] = []
@@ -127,7 +160,7 @@ class Capture:
 
     def prepare(self) -> None:
         """Look for what is needed later and takes a while to find."""
-        if self._mode == FORK:
+        if self._mode in (PRECOPY, FORK):
             self._instructions = self._find()
             self._waited_in = {tid: rescue.waits_in(tid) for tid in proc.threads(self.pid)[:_LOOKED_AT]}
 
@@ -149,6 +182,68 @@ class Capture:
                     return found
         return None
 
+    def watch(self) -> None:
+        """From now on have the kernel note what the process writes to, for which it stands for a moment.
+
+        Raises `Unwatched` and others; the mode is another one then.
+        """
+        self.prepare()
+        try:
+            self._watcher = Watcher(self._descriptor())
+        except (OSError, MemdumpError) as error:
+            why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+            self._copy_instead(f"what it writes cannot be watched: {why}")
+            raise Unwatched(self._reason) from None
+        self._watched = self._mappings
+        self._watcher.watch(self._watched)
+
+    def _descriptor(self) -> int:
+        """Have the process make a descriptor that is ours then; raises ``OSError`` and `MemdumpError`."""
+        self.attach()
+        self.stop()
+        try:
+            self.settle(PATIENCE)
+            first = self._first()
+            self._mappings = maps.parse(proc.read(first, "maps"))
+            with proc.memory(first) as memory:
+                self._check_instructions(memory)
+            suitable = self._suitable()
+            if self._instructions is None or suitable is None:
+                raise Unwatched("no thread of it can be lent")
+            number = self._borrow(*suitable, "userfaultfd", [watching.USER_ONLY])
+            if number < 0:
+                raise OSError(-number, os.strerror(-number))
+            try:
+                return watching.taken_over(self.pid, suitable[0], number)
+            finally:
+                self._borrow(*suitable, "close_range", [number, number, 0])
+        finally:
+            self.release()
+
+    def _borrow(self, tid: int, found: Standing, name: str, arguments: list[int]) -> int:
+        """Have a thread that stands make a call, and give what it returned."""
+        assert self._instructions is not None
+        rescued = self._rescued(tid, found, self._instructions)
+        try:
+            stack = rescued.frames.stack if rescued else None
+            called = inject.call(tid, self._architecture, self._instructions.call, name, arguments, stack)
+        finally:
+            if rescued:
+                rescued.remove()
+        return called.result
+
+    def _copy_instead(self, reason: str) -> None:
+        """Take it in another mode than ``precopy``."""
+        self._mode, self._reason = FORK, reason
+        if self._wanted.no_copy:
+            self._freeze(f"{self._wanted.no_copy}, and {reason}")
+
+    def unwatch(self) -> None:
+        """Let go of the process's memory, if it is being watched."""
+        watcher, self._watcher = self._watcher, None
+        if watcher:
+            watcher.end()
+
     # The stop.
 
     def stop(self) -> None:
@@ -162,10 +257,10 @@ class Capture:
         if not self._threads.standing:
             raise Gone(f"process {self._wanted.pid} has ended")
 
-    def take(self, buffer: mmap.mmap, used: int) -> int:
+    def take(self, buffer: mmap.mmap, used: int, had: Sequence[tuple[int, int]] = ()) -> int:
         """Take what there is to take while all threads stand.
 
-        ``used`` bytes of the buffer are taken already; gives how many are then.
+        ``used`` bytes of the buffer are taken already; gives how many are then; ``had``: see `Guardian.hold`.
         """
         first = self._first()
         self._taken = _Taken(
@@ -174,15 +269,50 @@ class Capture:
             auxv=proc.read(first, "auxv"),
             stat=proc.stat(self._wanted.pid),
             early=(),
+            changes=None,
         )
-        if self._mode != FORK:
+        if self._mode not in (PRECOPY, FORK):
             return used
         self._mappings = maps.parse(self._taken.maps)
         with proc.memory(first) as memory:
             self._check_instructions(memory)
-            early = _read_early(self._wanted, self._mappings, memory, buffer, used)
-        self._taken = self._taken._replace(early=early)
-        return used + sum(found.size for found in early)
+            changes = self._changes(first, memory, buffer, used, had) if self._mode == PRECOPY else None
+            changed = sum(found.size for found in (changes and changes.read) or ())
+            wanted = self._wanted._replace(early=()) if self._mode == PRECOPY else self._wanted
+            view = memoryview(buffer)[: EARLY + changed]
+            early = _read_early(wanted, self._mappings, memory, view, used + changed)
+            view.release()
+        self._taken = self._taken._replace(early=early, changes=changes)
+        return used + changed + sum(found.size for found in early)
+
+    def _changes(
+        self, tid: int, memory: int, buffer: mmap.mmap, used: int, had: Sequence[tuple[int, int]]
+    ) -> Changes:
+        """Look for what was written to since it was watched, and read it where that is quickly done."""
+        own = [one for one in self._mappings if one.end < _KERNEL]
+        start, end = own[0].start, own[-1].end
+        pages = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        read = None
+        try:
+            written = pagemap.note(pages, start, end, pagemap.CHANGED)
+            empty = pagemap.note(pages, start, end, pagemap.EMPTY)
+            unwatched = pagemap.spans(pagemap.scan(pages, start, end, pagemap.UNWATCHED))
+            private = [one for one in self._mappings if not one.shared]
+            files = [one for one in private if one.of_file]
+            lost = (run for one in had for run in pagemap.scan(pages, *one, pagemap.ABSENT))
+            others = [
+                *maps.within(files, unwatched),
+                *maps.moved(self._watched, files),
+                *maps.within(files, pagemap.spans(lost)),
+            ]
+            if pagemap.count(written) + len(others) <= _RUNS:
+                runs = [*maps.within(private, pagemap.spans(pagemap.runs(written))), *others]
+                read = _read_runs(sorted(runs), memory, buffer, used)
+        finally:
+            os.close(pages)
+        if read is None:
+            self._copy_instead("it writes to more of its memory than could be read in the stop")
+        return Changes(written, empty, tuple(others), read)
 
     def _check_instructions(self, memory: int) -> None:
         """Look for instructions again if they are no longer there."""
@@ -359,6 +489,7 @@ class Capture:
     def end(self) -> str | None:
         """Leave nothing behind; gives what could not be done, if anything."""
         self.release()
+        self.unwatch()
         child, self._child = self._child, None
         if child is None:
             return None
@@ -495,10 +626,36 @@ class _Taken(NamedTuple):
     auxv: bytes
     stat: proc.Stat
     early: tuple[Early, ...]
+    changes: Changes | None
+
+
+def _read_runs(
+    runs: Iterable[tuple[int, int]], memory: int, buffer: mmap.mmap, used: int
+) -> tuple[Early, ...] | None:
+    """Read runs of pages, start and end, but for pages that cannot be read; None where that is too much."""
+    found, end_at = [], used + CHANGED
+    left = list(pagemap.joined(runs, _NEAR))[::-1]
+    while left:
+        start, end = left.pop()
+        size = end - start
+        if used + size > end_at:
+            return None
+        with memoryview(buffer)[used : used + size] as view:
+            try:
+                whole = os.preadv(memory, [view], start) == size
+            except OSError:
+                whole = False
+        if whole:
+            found.append(Early(start, size, used))
+            used += size
+        elif size > PAGE_SIZE:
+            half = start + size // 2 // PAGE_SIZE * PAGE_SIZE
+            left += [(half, end), (start, half)]
+    return tuple(found)
 
 
 def _read_early(
-    wanted: Wanted, mappings: list[maps.Mapping], memory: int, buffer: mmap.mmap, used: int
+    wanted: Wanted, mappings: list[maps.Mapping], memory: int, buffer: memoryview, used: int
 ) -> tuple[Early, ...]:
     """Read what no copy of the process will hold as it is now, as far as the buffer has room."""
     early, found = set(wanted.early), []
@@ -507,7 +664,7 @@ def _read_early(
             continue
         if used + mapping.size > len(buffer):
             break
-        view = memoryview(buffer)[used : used + mapping.size]
+        view = buffer[used : used + mapping.size]
         try:
             if os.preadv(memory, [view], mapping.start) == mapping.size:
                 found.append(Early(mapping.start, mapping.size, used))

@@ -63,11 +63,54 @@ def begin(machine: int, notes: bytes, segments: Sequence[Segment], bits: int = 6
     Raises `MemdumpError` where a core of 32 bits has no room for that much.
     """
     form = _FORMS[bits]
+    memory_at = in_pages(_size(form, len(segments)) + len(notes))
+    places, at = [], memory_at
+    for found in segments:
+        places.append(at)
+        at += found.in_file
+    front = b"".join(_front(form, machine, notes, segments, places, form.header.size))
+    return front + bytes(memory_at - len(front))
+
+
+def around(
+    machine: int, notes: bytes, segments: Sequence[Segment], places: Sequence[int], room: int, end: int
+) -> list[tuple[int, bytes]]:
+    """Give what goes with memory that is in the file already: places and bytes.
+
+    ``places`` says where each segment is.  In front of them all there are ``room`` bytes; what has no room
+    there goes behind them, to ``end``.
+    """
+    form = _FORMS[64]
+    fits = _size(form, len(segments)) + len(notes) <= room
+    tables_at = form.header.size if fits else end
+    header, tables = _front(form, machine, notes, segments, places, tables_at)
+    return [(0, header), (tables_at, tables)]
+
+
+def in_pages(size: int) -> int:
+    """Give the bytes of as many whole pages as it takes."""
+    return -(-size // PAGE_SIZE) * PAGE_SIZE
+
+
+def _size(form: _Form, segments: int) -> int:
+    """Give the bytes of all but notes and memory."""
+    count = segments + 1
+    return form.header.size + (form.section.size if count >= _MANY else 0) + count * form.program.size
+
+
+def _front(
+    form: _Form,
+    machine: int,
+    notes: bytes,
+    segments: Sequence[Segment],
+    places: Sequence[int],
+    tables_at: int,
+) -> tuple[bytes, bytes]:
+    """Give the header, and the tables with the notes."""
     count = len(segments) + 1
     section = form.section.pack(0, 0, 0, 0, 0, 0, 0, count, 0, 0) if count >= _MANY else b""
-    programs_at = form.header.size + len(section)
+    programs_at = tables_at + len(section)
     notes_at = programs_at + count * form.program.size
-    memory_at = -(-(notes_at + len(notes)) // PAGE_SIZE) * PAGE_SIZE
     header = form.header.pack(
         _IDENTIFICATION % form.number,
         _ET_CORE,
@@ -75,7 +118,7 @@ def begin(machine: int, notes: bytes, segments: Sequence[Segment], bits: int = 6
         1,  # version
         0,  # entry
         programs_at,
-        form.header.size if section else 0,
+        tables_at if section else 0,
         0,  # flags
         form.header.size,
         form.program.size,
@@ -85,14 +128,11 @@ def begin(machine: int, notes: bytes, segments: Sequence[Segment], bits: int = 6
         0,
     )
     programs = [_program(form, _PT_NOTE, Segment(0, 0, len(notes), 0), notes_at, 4)]
-    at = memory_at
-    for found in segments:
+    for found, at in zip(segments, places, strict=True):
         if at >= form.limit:
             raise MemdumpError("a core of a 32-bit process has room for 4 GiB: leave out some of it (--skip)")
         programs.append(_program(form, _PT_LOAD, found, at, PAGE_SIZE))
-        at += found.in_file
-    front = b"".join((header, section, *programs, notes))
-    return front + bytes(memory_at - len(front))
+    return header, b"".join((section, *programs, notes))
 
 
 def _program(form: _Form, kind: int, found: Segment, at: int, alignment: int) -> bytes:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from memdump.errors import MemdumpError, NotPermitted
 from memdump.process import architecture, channel, refusal
-from memdump.process.capture import LIVE, Capture, Captured, Gone, Wanted
+from memdump.process.capture import CHANGED, EARLY, LIVE, Capture, Captured, Gone, Wanted
 from memdump.process.threads import PATIENCE, Busy
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from memdump.process.channel import Channel
     from memdump.process.target import Target
 
-EARLY = 16 << 20
-"""Bytes that are read while the processes stand, at most: a few milliseconds."""
 _TRIES, _BETWEEN, _PATIENCE = 10, 0.005, 0.02
 """To stop several processes, should one not stop because of another; seconds between, and for each try."""
 _ROUNDS = 16
@@ -37,6 +35,19 @@ _BETWEEN_LOOKS, _FAREWELL = 0.1, 10.0
 """Seconds after which it is asked whether memdump is to end; for which it waits for the guardian's end."""
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGPIPE)
 _NULL = "/dev/null"
+
+
+class Watch(NamedTuple):
+    """Asks for the writes of a process to be watched."""
+
+    pid: int
+
+
+class Hold(NamedTuple):
+    """Asks for the processes to be taken."""
+
+    had: Sequence[tuple[int, int]]
+    """See `Guardian.hold`."""
 
 
 class Ended(NamedTuple):
@@ -95,7 +106,7 @@ class Guardian:
 
         ``interrupted`` gives what has come to end memdump, if anything.
         """
-        self._early = mmap.mmap(-1, EARLY)  # shared with the guardian, untouched until it is used
+        self._early = mmap.mmap(-1, EARLY + CHANGED)  # shared with the guardian, untouched until it is used
         self._known = architecture.this()
         ours, its = channel.pair()
         self._channel = ours
@@ -106,18 +117,30 @@ class Guardian:
             _guard(its, _Set(wanted, others, self._known), self._early)
         its.close()
 
-    def hold(self) -> Held:
+    def watch(self, pid: int) -> None:
+        """Have what a process writes noted from now on, so that it may be copied beforehand.
+
+        Raises `Unwatched`, or what else kept the guardian from it; the process is taken in another mode then.
+        """
+        self._ask(Watch(pid))
+
+    def hold(self, had: Sequence[tuple[int, int]] = ()) -> Held:
         """Take all processes at one instant; raises what kept the guardian from it, or `Gone`.
 
-        That may take long where a process is frozen meanwhile, so it can be interrupted.
+        ``had``: of one that is watched, pages in mappings of files that were its own, start and end of each
+        run; where they are the file's again, they are read.
         """
-        self._channel.send(None)
+        found: Held = self._ask(Hold(had))
+        return found
+
+    def _ask(self, message: object) -> Any:
+        """Have something done that takes long where a process is frozen meanwhile: it can be interrupted."""
+        self._channel.send(message)
         while not self._channel.waits(_BETWEEN_LOOKS):
             reason = self._interrupted()
             if reason:
                 raise MemdumpError(f"stopped by {reason} before anything was taken; nothing was written")
-        found: Held = self._answer()
-        return found
+        return self._answer()
 
     def early(self, at: int, size: int) -> memoryview:
         """Give what was read while the processes stood."""
@@ -190,11 +213,14 @@ def _leave(its: Channel) -> None:
 
 def _serve(its: Channel, held: _Set, early: mmap.mmap) -> None:
     """Hold the processes from the first message on, and let go of each that a message names."""
-    its.receive()
     captures = held.captures
     ended: list[Capture] = []
     try:
-        its.send(held.hold(early))
+        while isinstance(message := its.receive(), Watch):
+            its.send(held.watch(message.pid))
+        its.send(held.hold(early, message.had))
+        for one in captures:
+            one.unwatch()
         while captures:
             _leave_alone(ended, its)
             pid = its.receive()
@@ -238,7 +264,7 @@ class _Set:
         self._joined: list[Target] = []
         self._ended: list[int] = []
 
-    def hold(self, early: mmap.mmap) -> Held:
+    def hold(self, early: mmap.mmap, had: Sequence[tuple[int, int]]) -> Held:
         """Take them; leaves those standing that are read so."""
         self._meet()
         for one in self.captures:
@@ -250,7 +276,7 @@ class _Set:
 
             def take(one: Capture) -> None:
                 nonlocal used
-                used = one.take(early, used)
+                used = one.take(early, used, had)
 
             self._each(take)
             self._each(Capture.copy)
@@ -265,6 +291,15 @@ class _Set:
         there = {one.pid for one in taken}
         joined = [one for one in self._joined if one.pid in there]
         return Held(taken, self._ended, joined, whole)
+
+    def watch(self, pid: int) -> MemdumpError | None:
+        """Watch one; gives what kept it from that."""
+        (chosen,) = (one for one in self.captures if one.pid == pid)
+        try:
+            chosen.watch()
+        except (OSError, MemdumpError) as error:
+            return _plain(error)
+        return None
 
     def _meet(self) -> None:
         """Look for others that came while the first ones were being looked at."""

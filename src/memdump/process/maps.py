@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 _NUMBER = re.compile(rb"\s*(\d{1,19})\b")
 _LINE = re.compile(
@@ -62,6 +65,8 @@ class Details(NamedTuple):
     """Bytes that are in memory or in swap."""
     anonymous: int = 0
     """Bytes of these that are no file's, changed copies of a file's pages among them."""
+    huge: int = 0
+    """Bytes of these in huge pages."""
     flags: frozenset[str] = frozenset()
     """Two letters each: ``dc`` not copied on fork, ``wf`` wiped on fork, ``dd`` not dumped, ``io``, ``ht``"""
 
@@ -92,6 +97,40 @@ def _mapping(found: re.Match[bytes]) -> Mapping:
     )
 
 
+def within(mappings: Iterable[Mapping], runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Give what of some runs, start and end, is in the mappings; both ascend."""
+    left = iter(mappings)
+    found = next(left, None)
+    for start, end in runs:
+        while found and found.start < end:
+            if found.end > start:
+                yield max(start, found.start), min(end, found.end)
+            if found.end > end:  # the next run may be in it, too
+                break
+            found = next(left, None)
+
+
+def moved(before: Iterable[Mapping], now: Iterable[Mapping]) -> Iterator[tuple[int, int]]:
+    """Give the addresses, start and end, at which other files or other parts of them are mapped now."""
+    known: dict[tuple[str, int, int], list[Mapping]] = {}
+    for one in before:
+        known.setdefault(_content(one), []).append(one)
+    for one in now:
+        start = one.start
+        for same in known.get(_content(one), []):
+            if same.end > start and same.start < one.end:
+                if same.start > start:
+                    yield start, same.start
+                start = same.end
+        if start < one.end:
+            yield start, one.end
+
+
+def _content(mapping: Mapping) -> tuple[str, int, int]:
+    """Tell what is at an address."""
+    return mapping.device, mapping.inode, mapping.start - mapping.offset
+
+
 def parse_details(text: bytes) -> dict[tuple[int, int], Details]:
     """Read ``smaps``, by the first address of a mapping and the one behind its last."""
     found: dict[tuple[int, int], Details] = {}
@@ -108,9 +147,11 @@ def parse_details(text: bytes) -> dict[tuple[int, int], Details]:
         elif name == b"VmFlags":
             flags = frozenset(value.decode("ascii").split())
             resident = sum(sizes[size] for size in _RESIDENT)
-            found[key] = Details(resident, sizes[b"Anonymous"] + sizes[b"Swap"], flags)
+            found[key] = Details(
+                resident, sizes[b"Anonymous"] + sizes[b"Swap"], sizes[b"AnonHugePages"], flags
+            )
     return found
 
 
 _RESIDENT = (b"Rss", b"Swap", b"Private_Hugetlb", b"Shared_Hugetlb")
-_SIZES = (*_RESIDENT, b"Anonymous")
+_SIZES = (*_RESIDENT, b"Anonymous", b"AnonHugePages")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memdump.errors import MemdumpError
 from memdump.machine.host import PAGE_SIZE
 from memdump.machine.source import Range, Source
-from memdump.process import populated
+from memdump.process import pagemap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,9 +88,14 @@ class Memory:
         if self._pages is None:
             return [(start, end)]
         try:
-            return list(populated.populated(self._pages, start, end))
+            used = pagemap.scan(self._pages, start, end, pagemap.USED)
+            return list(pagemap.joined(pagemap.spans(used)))
         except OSError:  # an older kernel
             return [(start, end)]
+
+    def scan(self, start: int, end: int, wanted: pagemap.Wanted) -> list[pagemap.Run]:
+        """Give the runs of pages of some kinds; raises ``OSError`` on older kernels."""
+        return list(pagemap.scan(self._pages, start, end, wanted)) if self._pages is not None else []
 
     def close(self) -> None:
         """Let go of it."""

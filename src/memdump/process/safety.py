@@ -80,24 +80,22 @@ class Company:
         return self._by_folder.get(folder, Need())
 
 
-def reason_against(
-    pid: int, details: Dictionary[tuple[int, int], Details], company: Company | None = None
-) -> str | None:
-    """Say why a process should not be copied, alone or with others; None where nothing is against it.
+def reason_against_lending(pid: int, details: Dictionary[tuple[int, int], Details]) -> str | None:
+    """Say why no thread of a process should be lent, or can be; None where nothing is against it.
+
+    Raises ``OSError``.
+    """
+    return _filter(pid) or _bits(pid) or _stopped(pid, proc.status(pid)) or _faults(details)
+
+
+def reason_against_copy(pid: int, company: Company | None = None) -> str | None:
+    """Say why a process should not be copied, alone or with others, though a thread of it may be lent.
 
     Raises ``OSError``.
     """
     status, company = proc.status(pid), company or Company([pid])
     # The kernel refuses what it has no room for, too; but the last room may be what the process needs itself.
-    return (
-        _filter(pid)
-        or _bits(pid)
-        or _stopped(pid, status)
-        or _faults(details)
-        or _processes(pid, status, company)
-        or _commitment(company)
-        or _memory(pid, company)
-    )
+    return _processes(pid, status, company) or _commitment(company) or _memory(pid, company)
 
 
 def _filter(pid: int) -> str | None:

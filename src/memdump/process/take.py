@@ -10,8 +10,8 @@ from memdump.errors import MemdumpError
 from memdump.machine import host
 from memdump.machine.pipeline import Digest, ReadAhead, Stream
 from memdump.machine.source import Range
-from memdump.process import architecture, backing, corefile, maps, notes, populated, proc, selection
-from memdump.process.capture import FORK, LIVE
+from memdump.process import architecture, backing, corefile, maps, notes, pagemap, proc, selection
+from memdump.process.capture import FORK, LIVE, PRECOPY
 from memdump.process.corefile import Segment
 from memdump.process.lanes import Lanes
 from memdump.process.memory import CapturedMemory, Memory, Part
@@ -99,12 +99,12 @@ def core(
 ) -> Iterator[Core]:
     """Lay out the core of a process; its memory is held open while the block is being executed."""
     mappings = maps.parse(captured.maps)
-    holder = captured.child or captured.threads[0].tid
-    chosen = [_as_far_as_its_file(one, holder) for one in selection.choose(mappings, details, choice)]
+    holder = holder_of(captured)
+    chosen = choose(mappings, details, choice, holder)
     if once:
         chosen = [once.leave_out(one) for one in chosen]
     with contextlib.ExitStack() as stack:
-        sources = _Sources(captured, guardian, stack)
+        sources = Sources(captured, guardian, stack)
         parts: list[Part] = []
         segments: list[Segment] = []
         live, early = [], []
@@ -113,7 +113,7 @@ def core(
                 segments.append(Segment(one.mapping.start, one.mapping.size, 0, one.mapping.elf_flags))
                 continue
             part, is_live, is_early = sources.part(one)
-            for start, size, in_file in _spans(one, part, holder):
+            for start, size, in_file in spans(one, part, holder):
                 segments.append(Segment(start, size, in_file, one.mapping.elf_flags))
                 parts += [part._replace(start=start, size=in_file)] * bool(in_file)
             live += [Range(part.start, part.size)] * is_live
@@ -121,10 +121,22 @@ def core(
         known = architecture.this().of(captured.threads[0].registers)
         noted = notes.notes(captured, owner, mappings, known.bits)
         front = corefile.begin(known.elf_machine, noted, segments, known.bits)
-        yield Core(front, parts, live, _skipped(chosen), early)
+        yield Core(front, parts, live, skipped_of(chosen), early)
 
 
-def _has_holes(one: Chosen) -> bool:
+def holder_of(captured: Captured) -> int:
+    """Give the process or thread whose memory is read."""
+    return captured.child or captured.threads[0].tid
+
+
+def choose(
+    mappings: Sequence[Mapping], details: Dictionary[tuple[int, int], Details], choice: Choice, holder: int
+) -> list[Chosen]:
+    """Decide what of the mappings goes into a core."""
+    return [_as_far_as_its_file(one, holder) for one in selection.choose(mappings, details, choice)]
+
+
+def has_holes(one: Chosen) -> bool:
     """Whether it pays to ask first which pages there are."""
     empty_is_zero = one.mapping.empty_is_zero and not one.details.provided
     return empty_is_zero and one.details.resident < one.mapping.size // 8 * 7
@@ -138,7 +150,7 @@ def _as_far_as_its_file(one: Chosen, pid: int) -> Chosen:
     return one._replace(size=size, reason="empty") if size < one.size else one
 
 
-def _spans(one: Chosen, part: Part, pid: int) -> list[tuple[int, int, int]]:
+def spans(one: Chosen, part: Part, pid: int) -> list[tuple[int, int, int]]:
     """Cut a vast mapping where there is nothing: start, size, and bytes in the file, of each piece."""
     mapping = one.mapping
     runs = _runs(one, part, pid)
@@ -167,10 +179,11 @@ def _runs(one: Chosen, part: Part, pid: int) -> list[tuple[int, int]] | None:
     if data is None or sum(last - first for first, last in data) >= few:
         return None
     # What was written a moment ago may have no place in the file yet.
-    return list(populated.joined(sorted([*data, *runs])))
+    return list(pagemap.joined(sorted([*data, *runs])))
 
 
-def _skipped(chosen: Sequence[Chosen]) -> dict[str, list[Range]]:
+def skipped_of(chosen: Sequence[Chosen]) -> dict[str, list[Range]]:
+    """Give what is left out of a core, by the reason."""
     skipped: dict[str, list[Range]] = {}
     for one in chosen:
         left = one.mapping.size - one.size
@@ -179,8 +192,8 @@ def _skipped(chosen: Sequence[Chosen]) -> dict[str, list[Range]]:
     return skipped
 
 
-class _Sources:
-    """Knows where the memory of a captured process is held."""
+class Sources:
+    """Knows where the memory of a captured process is held; what it opens ``stack`` closes."""
 
     def __init__(self, captured: Captured, guardian: Guardian, stack: contextlib.ExitStack) -> None:
         self._captured = captured
@@ -202,12 +215,12 @@ class _Sources:
             return Part(mapping.start, size, self._guardian.early(at, size), False), False, True
         if self._is_copied(mapping, one.details):
             assert self._copy is not None
-            return Part(mapping.start, size, self._copy, _has_holes(one)), mapping.shared, False
+            return Part(mapping.start, size, self._copy, has_holes(one)), mapping.shared, False
         if self._target is None:
             self._target = self._open(self._captured.threads[0].tid)
         return (
-            Part(mapping.start, size, self._target, _has_holes(one)),
-            self._captured.mode in (FORK, LIVE),
+            Part(mapping.start, size, self._target, has_holes(one)),
+            self._captured.mode in (FORK, LIVE) or (self._captured.mode == PRECOPY and mapping.shared),
             False,
         )
 

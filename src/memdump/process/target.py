@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.machine.host import printable
 from memdump.process import maps, proc, refusal, safety
-from memdump.process.capture import FORK, FREEZE, Gone, Wanted
+from memdump.process.capture import FORK, FREEZE, PRECOPY, Gone, Wanted
 from memdump.process.notes import Owner
 
 if TYPE_CHECKING:
@@ -31,7 +31,11 @@ class Target(NamedTuple):
     mode: str
     """The mode that it comes to."""
     reason: str | None
-    """Why not ``fork``."""
+    """Why it stands while it is read."""
+    lendable: bool
+    """Whether a thread of it may be lent."""
+    no_copy: str | None
+    """Why no copy may be made of it, of one that is copied beforehand."""
     early: tuple[tuple[int, int], ...]
     """Mappings that a copy would not hold."""
     own_filter: int
@@ -39,7 +43,12 @@ class Target(NamedTuple):
 
     def wanted(self, choice: Choice) -> Wanted:
         """Say what the guardian is to do."""
-        return Wanted(self.pid, self.mode, self.early, "shared" not in choice.skip)
+        return Wanted(self.pid, self.mode, self.early, "shared" not in choice.skip, self.no_copy)
+
+    @property
+    def beforehand(self) -> Target:
+        """The same, copied while it runs; where that fails, the mode becomes the one that it was before."""
+        return self._replace(mode=PRECOPY, reason=None, no_copy=self.reason)
 
     @property
     def resident(self) -> int:
@@ -58,7 +67,10 @@ def look(pid: int, asked: str | None, company: safety.Company | None = None) -> 
     try:
         at = proc.living(pid)
         details = maps.parse_details(proc.read(at, "smaps"))
-        reason = safety.reason_against(pid, details, company) if asked in (None, FORK) else None
+        lending = safety.reason_against_lending(pid, details)
+        reason = None
+        if asked in (None, FORK, PRECOPY):
+            reason = lending or safety.reason_against_copy(pid, company)
         status = proc.status(pid)
         command_line = proc.read(at, "cmdline")
         bits = int(proc.read(at, "coredump_filter") or b"0", 16)
@@ -73,8 +85,10 @@ def look(pid: int, asked: str | None, company: safety.Company | None = None) -> 
         owner=Owner(status.number("Uid"), status.number("Gid"), command_line),
         details=details,
         asked=asked,
-        mode=FREEZE if reason else asked or FORK,
+        mode=FREEZE if reason else FORK if asked in (None, PRECOPY) else asked,
         reason=reason,
+        lendable=lending is None,
+        no_copy=None,
         early=tuple(
             key for key, one in details.items() if one.flags & _NOT_IN_A_COPY and not one.flags & _DEVICES
         ),

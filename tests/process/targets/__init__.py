@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memdump.process import watching
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -47,6 +49,8 @@ CALLS = (
 """What ``blocked.c`` may wait in."""
 WAITING_FOR_ALL = ("wait_all", "thread_waits_for_all", "thread_asks_for_all")
 """And for children of any kind, those that are copies included."""
+MODES = ("fork", "freeze", "live", *(("precopy",) if watching.is_supported() else ()))
+"""Those that this kernel can do."""
 needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
 needs_gdb = pytest.mark.skipif(not shutil.which("gdb"), reason="gdb is not installed")
 

@@ -1,0 +1,250 @@
+"""Processes that are copied while they run: the core shows one instant all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from memdump import cli
+from memdump.process import capture, precopy, safety, watching
+from tests.process.cores import Core
+from tests.process.debugger import gdb
+from tests.process.targets import begun, built, needs_gcc, needs_gdb, running
+from tests.process.test_core import is_whole
+from tests.process.test_target_unharmed import is_not_watched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.process.targets import Running
+
+pytestmark = [
+    needs_gcc,
+    pytest.mark.skipif(not watching.is_supported(), reason="this kernel cannot watch what a process writes"),
+]
+PAGE, PAGES, REGIONS = 4096, 64, 48
+FILE_BASE = 1 << 60
+REST = 64
+
+
+MEMDUMP = [sys.executable, "-m", "memdump"]
+
+
+def memdump(pid: int, *words: object) -> subprocess.CompletedProcess[str]:
+    command = [*MEMDUMP, "process", str(pid), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def take(pid: int, out: Path, *options: str) -> dict[str, Any]:
+    done = memdump(pid, out, "--mode", "precopy", *options)
+    assert done.returncode == 0, done.stderr
+    manifest: dict[str, Any] = json.loads(Path(f"{out}.json").read_text())
+    assert manifest["process"]["mode_asked"] == "precopy"
+    return manifest
+
+
+def ends(content: bytes) -> set[int]:
+    """The first and the last word of a page."""
+    return {*struct.unpack("=Q", content[:8]), *struct.unpack("=Q", content[-8:])}
+
+
+def check_shifting(core: Core, table: int, busy: int) -> int:
+    """Compare each page with what the program's own table says of it; gives how many there are."""
+    (changing,) = struct.unpack("=Q", core.read(busy, 8))
+    size, count = 8 * (4 + PAGES), 0
+    for number in range(REGIONS):
+        start, pages, _, _, *held = struct.unpack(f"={4 + PAGES}Q", core.read(table + number * size, size))
+        if number + 1 == changing or not start:
+            continue
+        for page in range(pages):
+            assert ends(core.read(start + page * PAGE, PAGE)) == {held[page]}, (number, page, changing)
+            count += 1
+    return count
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Of which each page can be told."""
+    path = tmp_path / "file"
+    path.write_bytes(b"".join(struct.pack("=Q", FILE_BASE + n) * (PAGE // 8) for n in range(PAGES)))
+    return path
+
+
+@contextlib.contextmanager
+def shifting(file: Path, seed: int) -> Iterator[tuple[Running, Callable[[Path], None]]]:
+    """A program whose mappings come and go, and how to check a core of it."""
+    with begun([str(built("shifting")), str(file), str(REST), str(seed)]) as target:
+        table, busy, rest, pages = (int(word, 16) for word in target.line().split())
+
+        def check(path: Path) -> None:
+            core = Core(path)
+            assert check_shifting(core, table, busy) > PAGES
+            assert all(ends(core.read(rest + n * PAGE, PAGE)) == {n} for n in range(0, pages, 7))
+
+        yield target, check
+        assert target.process.poll() is None
+
+
+def test_mappings_that_come_and_go_are_as_they_were_at_one_instant(tmp_path: Path, file: Path) -> None:
+    """New ones, others in their place, emptied, moved, grown, and protected ones."""
+    modes = []
+    for seed in range(3):
+        with shifting(file, seed) as (target, check):
+            for number in range(6):
+                out = tmp_path / f"{seed}-{number}"
+                modes.append(take(target.pid, out)["process"]["mode"])
+                check(out)
+                out.unlink()
+    assert modes.count("precopy") > len(modes) // 2
+
+
+@pytest.mark.parametrize("mode", ["fork", "freeze"])
+def test_what_is_too_much_for_the_stop_is_taken_from_a_copy_or_while_it_stands(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Both are as consistent; which one it is the room for a copy decides."""
+    monkeypatch.setattr(capture, "_RUNS", 0)
+    if mode == "freeze":
+        monkeypatch.setattr(safety, "reason_against_copy", lambda *_: "there is no room")
+    for seed in range(2):
+        with shifting(file, seed) as (target, check):
+            for number in range(4):
+                out = tmp_path / f"{seed}-{number}"
+                assert cli.main(["process", str(target.pid), str(out), "--mode", "precopy"]) == 0
+                process = json.loads(Path(f"{out}.json").read_text())["process"]
+                assert process["mode"] == mode
+                assert "more of its memory than could be read in the stop" in process["why_not"]
+                assert len(process["pause_us"]) == (3 if mode == "fork" else 2)
+                check(out)
+
+
+def test_a_program_that_writes_all_the_time_is_copied_by_fork(tmp_path: Path) -> None:
+    with begun([str(built("pattern")), "64"]) as target:
+        start, size = (int(word, 16) for word in target.line().split())
+        for number in range(4):
+            found = take(target.pid, tmp_path / f"{number}", "--skip", "file")["process"]
+            assert (found["mode"], found["live"]) == ("fork", [])
+            assert is_whole(Core(tmp_path / f"{number}").read(start, size))
+
+
+def test_a_large_process_is_copied_while_it_runs(tmp_path: Path) -> None:
+    with running("tick", 300, first=False) as target:
+        assert target.patient_line() == "ready"
+        done = memdump(target.pid, tmp_path / "large")
+        assert done.returncode == 0, done.stderr
+        assert "precopy mode" in done.stderr
+        is_not_watched(target.pid)
+        process = json.loads((tmp_path / "large.json").read_text())["process"]
+        assert (process["mode"], process["why_not"], process["live"]) == ("precopy", None, [])
+        assert sum(size for _, size in process["read_in_the_stop"]) < 32 << 20
+    with running("tick", 200, first=False) as target:
+        assert target.patient_line() == "ready"
+        done = memdump(target.pid, tmp_path / "small")
+        assert "fork mode" in done.stderr
+
+
+@pytest.mark.parametrize("options", [["{}.zst"], ["{}", "--digest"], ["{}", "--split", "1G"]])
+def test_what_is_written_in_order_is_copied_by_fork(tmp_path: Path, options: list[str]) -> None:
+    with running("tick", 1) as target:
+        words = [one.format(tmp_path / "core") for one in options]
+        done = memdump(target.pid, *words, "--mode", "precopy")
+    assert done.returncode == 0, done.stderr
+    assert f"process {target.pid} is not copied while it runs: only a plain file" in done.stderr
+    assert "fork mode" in done.stderr
+
+
+@needs_gdb
+def test_headers_without_room_in_front_stand_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gdb finds them there."""
+    with running("deep", 3) as target:
+        for name in ("front", "end"):
+            assert cli.main(["process", str(target.pid), str(tmp_path / name), "--mode", "precopy"]) == 0
+            monkeypatch.setattr(precopy, "_ROOM", PAGE)
+            monkeypatch.setattr(precopy, "_EACH", 0)
+    headers = [struct.unpack("=Q", (tmp_path / name).read_bytes()[32:40])[0] for name in ("front", "end")]
+    assert headers[0] == 64
+    assert headers[1] > (tmp_path / "end").stat().st_size // 2
+    front, end = (
+        gdb(built("deep"), tmp_path / name, "thread apply all bt", "info registers")
+        for name in ("front", "end")
+    )
+    assert front.count("go_down") > 3
+    assert front == end
+
+
+def _nothing_is_left(folder: Path, target: Running) -> None:
+    assert not list(folder.iterdir())
+    assert target.status("TracerPid") == "0"
+    is_not_watched(target.pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_while_it_is_copied_nothing_is_kept(tmp_path: Path, number: signal.Signals) -> None:
+    with running("tick", 600, first=False) as target:
+        assert target.patient_line() == "ready"
+        words = [*MEMDUMP, "process", str(target.pid), str(tmp_path / "core")]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as dump:
+            while not (tmp_path / "core.part").exists():
+                assert dump.poll() is None
+            dump.send_signal(number)
+            said = dump.communicate()[1]
+        assert dump.returncode == 1, said
+        assert f"stopped by {number.name} before the process was taken; nothing was kept" in said
+        _nothing_is_left(tmp_path, target)
+        assert target.ask()
+
+
+def test_killed_while_it_is_copied_the_process_runs_on(tmp_path: Path) -> None:
+    with running("tick", 600, first=False) as target:
+        assert target.patient_line() == "ready"
+        for _ in range(8):
+            with subprocess.Popen([*MEMDUMP, "process", str(target.pid), str(tmp_path / "core")]) as dump:
+                while not (tmp_path / "core.part").exists():
+                    assert dump.poll() is None
+                time.sleep(random.random() * 0.3)
+                dump.kill()
+            (tmp_path / "core.part").unlink(missing_ok=True)
+            for path in tmp_path.iterdir():
+                path.unlink()
+            is_not_watched(target.pid)
+            assert target.ask()
+
+
+def test_a_process_that_ends_while_it_is_copied(tmp_path: Path) -> None:
+    with running("tick", 600, first=False) as target:
+        assert target.patient_line() == "ready"
+        words = [*MEMDUMP, "process", str(target.pid), str(tmp_path / "core")]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as dump:
+            while not (tmp_path / "core.part").exists():
+                assert dump.poll() is None
+            target.process.kill()
+            said = dump.communicate()[1]
+    assert dump.returncode == 1, said
+    assert said.splitlines()[-1] == f"memdump: process {target.pid} has ended"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_may_not_become_so_large(tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100 << 20, resource.RLIM_INFINITY))
+
+    with running("tick", 300, first=False) as target:
+        assert target.patient_line() == "ready"
+        words = [*MEMDUMP, "process", str(target.pid), str(tmp_path / "core")]
+        done = subprocess.run(words, capture_output=True, text=True, preexec_fn=limit)
+        assert done.returncode == 1, done.stderr
+        assert "does not take a file of this size; nothing was kept" in done.stderr
+        _nothing_is_left(tmp_path, target)
