@@ -62,28 +62,37 @@ def _compare(gib: float, folder: Path) -> None:
     with begun([str(built("tick")), str(int(gib * 1024))]) as target:
         if target.patient_line() != "ready":
             raise SystemExit("the program does not start")
-        peers, ours, plain, idle, disk = [], [], [], [], []
+        peers, ours, forked, plain, idle, disk = [], [], [], [], [], []
         for _ in range(_ROUNDS):
             idle.append(_idle(target))
             ours.append(_memdump(target, folder))
+            forked.append(_memdump(target, folder, "--mode", "fork"))
             plain.append(_plain(target.pid))
             peers.append(_gcore(target, folder))
             disk.append(_disk(ours[-1].size, folder))
-    _report(gib, peers, ours, max(plain), min(idle), min(disk))
+    _report(gib, peers, ours, forked, max(plain), min(idle), min(disk))
 
 
 def _report(
-    gib: float, peers: Sequence[Dumped], ours: Sequence[Dumped], plain: float, idle: float, disk: float
+    gib: float,
+    peers: Sequence[Dumped],
+    ours: Sequence[Dumped],
+    forked: Sequence[Dumped],
+    plain: float,
+    idle: float,
+    disk: float,
 ) -> None:
     peer = Dumped(min(one.seconds for one in peers), min(one.gap for one in peers))
     best = Dumped(min(one.seconds for one in ours), min(one.gap for one in ours))
     stop = min(max(one.pauses) for one in ours)
+    gap = min(one.gap for one in forked)
     rate = max(one.size / one.reading for one in ours)
     print(f"longest gap with neither {idle * 1e3:.1f} ms")
     print(f"gcore    whole {peer.seconds:6.2f} s   longest gap {peer.gap * 1e3:9.1f} ms")
     print(
         f"memdump  whole {best.seconds:6.2f} s   longest gap {best.gap * 1e3:9.1f} ms, stop {stop * 1e3:.1f}"
     )
+    print(f"with --mode fork                longest gap {gap * 1e3:9.1f} ms")
     print(f"stop per GiB {stop * 1e3 / gib:.1f} ms; reading {rate / 1e9:.2f} GB/s, plain {plain / 1e9:.2f}")
     print(verdict("gcore's pause in ours", peer.gap / best.gap, PAUSE))
     print(verdict("gcore's time in ours", peer.seconds / best.seconds, WHOLE))
@@ -116,11 +125,11 @@ def _gcore(target: Running, folder: Path) -> Dumped:
     return Dumped(seconds, gap)
 
 
-def _memdump(target: Running, folder: Path) -> Dumped:
+def _memdump(target: Running, folder: Path, *options: str) -> Dumped:
     out = folder / "ours.core"
     os.sync()
     target.ask()
-    done = run([script("memdump"), "process", str(target.pid), out])
+    done = run([script("memdump"), "process", str(target.pid), out, *options])
     gap = _gap(target)
     if done.status:
         raise SystemExit(done.errors)
