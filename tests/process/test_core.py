@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import signal
 import stat
 import struct
@@ -384,3 +385,29 @@ assert at != 2**64 - 1
 if written := {}: ctypes.memset(at + written, 9, 10)
 print(at, flush=True); input()
 """
+
+
+def test_whoever_encrypts_leaves_no_core_of_its_own(tmp_path: Path) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    if not most:
+        pytest.skip("no program may leave a core here")
+    recipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kudhxczvqzepyf2"
+    for layers, allowed in (([], True), (["--recipient", recipient], False)):
+        out = tmp_path / ("core.zst.age" if layers else "core")
+        with running("tick", 300, first=False) as target:
+            assert target.patient_line() == "ready"
+            words = [sys.executable, "-m", "memdump", "process", str(target.pid), str(out), *layers]
+            with subprocess.Popen(
+                words,
+                stderr=subprocess.PIPE,
+                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (most, most)),
+            ) as dump:
+                while not Path(f"{out}.part").exists():
+                    assert dump.poll() is None, dump.stderr and dump.stderr.read()
+                (line,) = (
+                    line
+                    for line in Path(f"/proc/{dump.pid}/limits").read_text().splitlines()
+                    if line.startswith("Max core file size")
+                )
+                dump.communicate()
+        assert (line.split()[4] != "0") == allowed

@@ -6,9 +6,9 @@ import argparse
 import contextlib
 from typing import TYPE_CHECKING
 
-from memdump.cli import _acquire_options, _process, _sealing
+from memdump.cli import _acquire_options, _exposed, _process, _sealing
 from memdump.errors import UsageError
-from memdump.machine import destination, sshsig
+from memdump.machine import destination, secret, sshsig
 from memdump.machine.interrupt import Interrupt
 from memdump.process import members, selection
 from memdump.process.capture import FORK, FREEZE, LIVE, PRECOPY
@@ -92,6 +92,9 @@ def run(args: argparse.Namespace) -> int:
         sshsig.check(args.sign)
     pids, out = processes_and_place(args)
     sealing = _sealing.choose(args, "" if out == "-" else destination.shown(out))
+    if sealing.recipients:  # else whoever may read our memory may read the core, too
+        secret.hold_key()
+        _exposed.say()
     together = Members(pids, _groups(args), args.mode, lambda one: _choice(args, one))
     targets = together.survey()
 
