@@ -309,6 +309,16 @@ def test_the_running_task_is_asked_for(machine: Machine) -> None:
         assert memory.read(BASE + 0x90000, 32) is None
 
 
+def test_a_tag_in_the_address_of_a_task_is_no_part_of_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As kernels of arm64 put it there that check their accesses by tags."""
+    machine.kernel.task = TASK & ~(0xFF << 56) | 0xF3 << 56
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    with contextlib.closing(machine.open()) as source:
+        assert f"direct map at {BASE:#x}" in (source.evidence or "")
+
+
 def test_numbers_beyond_what_the_program_allows_are_refused_by_itself(machine: Machine) -> None:
     code = kernel_memory.copying(0, 2 * BLOCK)
     for context in ((BASE + 0x100000, BLOCK + 1, 0), (BASE + 0x100000, 8, BLOCK + 1), (0, (1 << 64) - 1, 0)):

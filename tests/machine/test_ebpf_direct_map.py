@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memdump.errors import NotADump
-from memdump.machine import host
+from memdump.machine import direct_map, host
 from memdump.machine.direct_map import GRAIN, Places, find, near
 from memdump.machine.source import Range
 
@@ -112,6 +112,16 @@ def test_the_true_distance_is_among_the_candidates_of_any_machine(
     assert found == sorted(set(found))
     assert all(distance % GRAIN == 0 for distance in found)
     assert all(any(each.start <= task - distance < each.end for each in ram) for distance in found)
+
+
+def test_with_pages_of_64_kib_the_steps_are_half_as_long(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.base = BASE + GIB // 2
+    with pytest.raises(NotADump):
+        find(machine.read, machine.base + TASK, RAM, machine.places)
+    monkeypatch.setattr(direct_map, "GRAIN", direct_map.grain(64 << 10))
+    assert find(machine.read, machine.base + TASK, RAM, machine.places).distance == machine.base
 
 
 def test_the_banner_proves_the_distance(machine: Machine) -> None:

@@ -19,9 +19,20 @@ from memdump.machine.source import Range
 Read = Callable[[int, int], Optional[bytes]]
 """Gives so many bytes (second argument) at a virtual address, None where they cannot be read."""
 
-GRAIN = 1 << 30
-"""Kernels that place the direct map at random do it in steps of 1 GiB (x86-64: ``arch/x86/mm/kaslr.c``,
-arm64: ``ARM64_MEMSTART_ALIGN``), and the others place it rounder still."""
+_PAGE_64K = 64 << 10
+
+
+def grain(page_size: int) -> int:
+    """Give the steps in which the direct map is placed, at random or where memory begins.
+
+    They are of 1 GiB (x86-64: ``arch/x86/mm/kaslr.c``, arm64: ``ARM64_MEMSTART_ALIGN``), but with pages of 64
+    KiB, which arm64 may have, of 512 MiB.  Some kernels place it rounder still.
+    """
+    return 1 << 29 if page_size == _PAGE_64K else 1 << 30
+
+
+GRAIN = grain(host.PAGE_SIZE)
+"""Those of this machine."""
 
 _PIECE = 1 << 20
 

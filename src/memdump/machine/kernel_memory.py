@@ -10,6 +10,7 @@ import errno
 import functools
 import mmap
 import os
+import platform
 import sys
 from typing import Optional
 
@@ -18,6 +19,7 @@ from memdump.machine.bpf import Call, Program, instruction
 from memdump.machine.pieces import BLOCK
 
 _GET_CURRENT_TASK, _PROBE_READ_KERNEL = 35, 113
+_TAG = 0xFF << 56
 _LENT = 2 * BLOCK
 """Bytes that are lent as buffers: as much as ever is in use, and as kernels before 5.12 put into a map."""
 
@@ -64,6 +66,16 @@ def _map_value(target: int, memory: int) -> bytes:
     return instruction(0x18, target=target, source=2, value=memory) + instruction(0)
 
 
+def untagged(address: int, machine: str) -> int:
+    """Take the tag out of an address that the kernel has given for its own use.
+
+    Kernels of arm64 that check their accesses by tags (CONFIG_KASAN_HW_TAGS, CONFIG_KASAN_SW_TAGS: some
+    phones) keep one in the topmost byte, of which all ones fit everything
+    (``arch/arm64/include/asm/memory.h``, ``__tag_reset``).
+    """
+    return address | _TAG if machine == "aarch64" else address
+
+
 class KernelMemory:
     """Reads kernel memory."""
 
@@ -82,7 +94,7 @@ class KernelMemory:
             opened.callback(self._lent.close)
             self._free = self._lent.value
             self.kind = bpf.NAMES[kind]
-            self.task = self._passing.task()
+            self.task = untagged(self._passing.task(), platform.machine())
             """Address of the task that runs this."""
             self._opened = opened.pop_all()
 
