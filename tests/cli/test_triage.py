@@ -197,3 +197,17 @@ def test_an_image_of_nothing_has_a_screen(
     assert main(["triage", "web1.lime"]) == 0
     titles = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line]
     assert titles == ["MACHINE", "PROCESSES", "NETWORK", "SHELL", "FILES", "MODULES"]
+
+
+def test_an_image_without_a_kernel_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from memdump.cli import main
+
+    image = tmp_path / "zeros.raw"
+    image.write_bytes(bytes(1 << 20))
+    assert main(["triage", str(image)]) == 3
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(f"memdump: {image}: no Linux kernel for x86-64 found")
+    assert told.err.count("\n") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memdump.errors import MemdumpError
+from memdump.kernel.problems import NoKernel
 from memdump.report.styled import Line, Span
 from memdump.report.triage import activity, loaded, machine, network, processes
 
@@ -26,12 +27,17 @@ INDENT = Span("  ")
 
 
 def screen(dump: Dump) -> Iterator[Line]:
-    """The lines of the screen; a section that cannot be had says why, and the others are still there."""
+    """The lines of the screen; a section that cannot be had says why, and the others are still there.
+
+    Raises `NoKernel` where none of them can be had.
+    """
     for number, (title, build) in enumerate(SECTIONS.items()):
         if number:
             yield ()
         try:
             yield from _lines(dump, title, build(dump))
+        except NoKernel:
+            raise
         except MemdumpError as error:
             yield Span(f"{title:<11}", "title"), Span(str(error))
 
