@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from memdump.image import open_image
+from tests.machine.test_manifest import SAMPLE
 
 from . import build
 from .conftest import Core
 from .qemu import ROM, SIZE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .conftest import Linux
 
 
@@ -69,6 +69,20 @@ def test_the_vmcoreinfo_of_the_kernel_goes_into_a_core(linux: Linux, tmp_path: P
     listed = subprocess.run(["readelf", "-lW", out], check=True, capture_output=True, text=True).stdout
     bases = {int(vaddr, 16) - int(paddr, 16) for vaddr, paddr in LOAD.findall(listed)}
     assert bases == {linux.direct_map}
+
+
+def test_the_manifest_tells_what_the_format_does_not(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.lime", tmp_path / "b.core"
+    path.write_bytes(build.lime([(0x40000000, b"A" * 8192)]))
+    host = SAMPLE.host._replace(machine="aarch64")
+    told = SAMPLE._replace(host=host, vmcoreinfo="OSRELEASE=6.12.1-arm64\n")
+    Path(f"{path}.json").write_text(told.to_json())
+    done = convert(path, out)
+    assert (done.returncode, done.stderr) == (0, "")
+    with open_image(out) as image:
+        assert (image.architecture, image.vmcoreinfo) == ("aarch64", b"OSRELEASE=6.12.1-arm64\n")
+    Path(f"{path}.json").unlink()
+    assert convert(path, tmp_path / "c.core").stderr.startswith("memdump: no VMCOREINFO")
 
 
 def test_an_unknown_suffix(qemu: Path, tmp_path: Path) -> None:

@@ -118,8 +118,10 @@ def _write(image: Image, out: Target, kind: str) -> None:
 
                 write_raw(image, out, progress)
             else:
+                from memdump.image import told
                 from memdump.image.elfwriter import write_elf
 
+                image.architecture = told.architecture(image)
                 write_elf(image, out, *_kernel_facts(image), progress)
         finally:
             shown.clear()
@@ -127,14 +129,16 @@ def _write(image: Image, out: Target, kind: str) -> None:
 
 def _kernel_facts(image: Image) -> tuple[bytes | None, int | None]:
     """Give the VMCOREINFO and the base of the direct map, as far as the image or its kernel tell them."""
+    from memdump.image import told
     from memdump.kernel import open_kernel
 
+    known = told.vmcoreinfo(image)
     try:
         kernel = open_kernel(image)
     except MemdumpError as error:
-        if not image.vmcoreinfo:
+        if not known:
             _say(f"no VMCOREINFO for crash and drgn goes into the ELF core: {error}")
-        return image.vmcoreinfo, None
+        return known, None
     return image.vmcoreinfo or kernel.vmcoreinfo, kernel.direct_map
 
 

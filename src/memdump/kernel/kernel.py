@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from memdump.image import told
 from memdump.kernel import facts, modules
 from memdump.kernel.location import Location, find_kernel
 from memdump.kernel.paths import Paths
@@ -44,6 +45,12 @@ class Kernel:
         """Find the kernel in an image; raises `NoKernel`."""
         location = find_kernel(image)
         if location is None:
+            machine = told.architecture(image)
+            if machine not in (None, cls.architecture):
+                raise NoKernel(
+                    f"{image.path}: memory of {machine}, and memdump makes out kernels of x86-64 only"
+                    " (info, verify and convert work all the same)"
+                )
             raise NoKernel(
                 f"{image.path}: no Linux kernel for x86-64 found in this {image.format} image "
                 f"({image.size} bytes of memory): is it a whole dump, and of such a system?"
