@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from memdump.machine import manifest
+from tests.conftest import made
+from tests.lab import guests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +44,8 @@ class Memory(NamedTuple):
         for start, offset, length in self.parts:
             if start <= address < start + length:
                 taken = min(size, start + length - address)
-                found += self.data[offset + address - start :][:taken]
+                place = offset + address - start
+                found += self.data[place : place + taken]
                 address, size = address + taken, size - taken
                 if not size:
                     return found
@@ -65,6 +68,22 @@ def resources(guest: Made, name: str) -> list[tuple[int, int]]:
     """First and last address of the resources of this name in the guest's ``/proc/iomem``."""
     found = re.findall(rf"^ *(\w+)-(\w+) : {name}$", guest.truth["machine"]["iomem"], re.MULTILINE)
     return [(int(first, 16), int(last, 16)) for first, last in found]
+
+
+def constants(guest: Made) -> tuple[int, int]:
+    """First and last address of the kernel's constants; where iomem does not tell, the guest did."""
+    if "rodata" in guest.truth["machine"]:
+        first, last = guest.truth["machine"]["rodata"]
+        return first, last
+    ((first, last),) = resources(guest, "Kernel rodata")
+    return first, last
+
+
+@pytest.fixture(scope="module", params=[*sorted(guests.GUESTS), "arm64"])
+def guest(request: pytest.FixtureRequest) -> Made:
+    """Each guest whose memory was taken from inside, one with arm64 processors too."""
+    name: str = request.param
+    return made(name)
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +135,11 @@ def check_beside_qemu(
     """
     earlier, later = sums(before, record.ranges), sums(after, record.ranges)
     assert len(ours) == len(earlier) == len(later)
-    ((first, last),) = resources(guest, "Kernel rodata")
+    first, last = constants(guest)
     addresses = [at for one in record.ranges for at in range(one.start, one.end, PAGE)]
-    constants = [index for index, at in enumerate(addresses) if first <= at <= last]
-    assert len(constants) > 256
-    assert [ours[index] for index in constants] == [earlier[index] for index in constants]
+    constant = [index for index, at in enumerate(addresses) if first <= at <= last]
+    assert len(constant) > 256
+    assert [ours[index] for index in constant] == [earlier[index] for index in constant]
     unchanged = [index for index, found in enumerate(earlier) if found == later[index]]
     print(f"{guest.name}: {len(unchanged) / len(ours):.2%} of {len(ours)} pages did not change")
     for what, least, chosen in (

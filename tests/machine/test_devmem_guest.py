@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.machine import readings
-from tests.machine.readings import record
+from tests.machine.readings import guest, record
 
 if TYPE_CHECKING:
     from memdump.machine.manifest import Manifest
     from tests.lab.guests import Made
 
-__all__ = ["record"]
+__all__ = ["guest", "record"]
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.machine.readings import PAGE, Memory, check_beside_qemu, dumped, mapped, record, resources, sums
+from tests.machine.readings import (
+    PAGE,
+    Memory,
+    check_beside_qemu,
+    constants,
+    dumped,
+    guest,
+    mapped,
+    record,
+    resources,
+    sums,
+)
 
 if TYPE_CHECKING:
     from memdump.machine.manifest import Manifest
     from tests.lab.guests import Made
 
-__all__ = ["record"]
+__all__ = ["guest", "record"]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +68,7 @@ def test_the_ranges_are_the_system_ram_of_iomem(guest: Made, taken: Memory, reco
 def test_the_read_only_part_of_the_kernel_is_the_same_byte_for_byte(
     guest: Made, taken: Memory, seen: Memory
 ) -> None:
-    ((first, last),) = resources(guest, "Kernel rodata")
+    first, last = constants(guest)
     size = last + 1 - first
     assert size > 1 << 20
     assert taken.at(first, size) == seen.at(first, size)

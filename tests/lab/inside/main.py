@@ -1,6 +1,6 @@
 """Run by the guest: set the scenario up, then do what the host asks for, and stand still in between.
 
-The second serial port is the line to the host.  Reading it blocks, so that waiting changes nothing in memory.
+A serial port is the line to the host.  Reading it blocks, so that waiting changes nothing in memory.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ OUT = CARRIED / "out"
 class Host:
     """The other end of the serial line."""
 
-    def __init__(self) -> None:
-        self.line = os.open("/dev/ttyS1", os.O_RDWR | os.O_NOCTTY)
+    def __init__(self, line: str) -> None:
+        self.line = os.open(line, os.O_RDWR | os.O_NOCTTY)
         tty.setraw(self.line)
 
     def say(self, word: str) -> None:
@@ -39,8 +39,8 @@ class Host:
         return heard.decode().strip()
 
 
-def main(scenario: str) -> None:
-    host = Host()
+def main(scenario: str, line: str = "/dev/ttyS1") -> None:
+    host = Host(line)
     try:
         _play(scenario, host)
     except Exception:
@@ -135,4 +135,4 @@ def _run(log: str, module: str, *arguments: str, compiled: bool = True) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

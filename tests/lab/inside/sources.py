@@ -90,6 +90,9 @@ def compare(kcore: Reader, other: Reader, digests: Path) -> dict[str, Any]:
         same += alike
         different += len(pages) - alike
     digests.write_bytes(sums.tobytes())
+    # Else the next one may find its own buffers as they are in the end, for they hold the last block again.
+    for reader in (kcore, other):
+        reader.buffer[:] = bytes(len(reader.buffer))
     return {
         "same": same,
         "different": different,
