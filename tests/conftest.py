@@ -15,6 +15,7 @@ from hypothesis import settings
 import memdump
 from tests.lab import arm64, cache, guests
 from tests.lab.live import Live
+from tests.machine import pythons
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,10 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "lab: needs a real guest, booted when it is not in the lab's cache")
     config.addinivalue_line("markers", "xdist_group(name): tests that one process runs, of several")
+
+
+def pytest_report_header() -> str:
+    return pythons.told()
 
 
 @pytest.hookimpl(tryfirst=True)

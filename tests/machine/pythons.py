@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+OLDEST = "3.8"
+"""The oldest that the acquiring side is for."""
 _VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 
 
@@ -16,16 +18,28 @@ def _candidates() -> list[str]:
     return [sys.executable, "/usr/bin/python3", *filter(None, named), *map(str, kept)]
 
 
+def _minor(version: str) -> int:
+    return int(version[2:])
+
+
 def _found() -> dict[str, str]:
-    """An interpreter for each version, by its name: ``3.8``."""
+    """An interpreter for each version, the oldest first, by its name: ``3.8``."""
     found: dict[str, str] = {}
     for path in dict.fromkeys(_candidates()):
         done = subprocess.run([path, "-c", _VERSION], capture_output=True, text=True, check=False)
         if done.returncode == 0 and done.stdout.startswith("3."):
             found.setdefault(done.stdout.strip(), path)
-    return found
+    return {version: found[version] for version in sorted(found, key=_minor)}
 
 
 FOUND = _found()
-NEW_ENOUGH = [path for version, path in FOUND.items() if int(version[2:]) >= 8]
-TOO_OLD = [path for version, path in FOUND.items() if int(version[2:]) < 8]
+TRIED = {version: path for version, path in FOUND.items() if _minor(version) >= _minor(OLDEST)}
+"""Those that the acquiring side is tried with, by their versions."""
+NEW_ENOUGH = list(TRIED.values())
+TOO_OLD = [path for version, path in FOUND.items() if version not in TRIED]
+
+
+def told() -> str:
+    """Say which it is tried with, and whether the oldest that it is for is among them."""
+    oldest = "" if OLDEST in TRIED else f", but not with {OLDEST}, the oldest that it is for"
+    return f"the acquiring side is tried with Python {', '.join(TRIED)}{oldest}"

@@ -94,7 +94,7 @@ def read(source: SshSource, start: int, size: int) -> bytes:
     return bytes(buffer)
 
 
-@pytest.mark.parametrize("python", pythons.NEW_ENOUGH)
+@pytest.mark.parametrize("python", pythons.NEW_ENOUGH, ids=pythons.TRIED)
 def test_the_memory_is_that_of_the_other_machine(
     fake: Callable[..., None], machine: Machine, python: str
 ) -> None:
