@@ -1,7 +1,7 @@
 """Boot guests by hand.
 
 ``python -m tests.lab 6.12 --out DIR`` leaves a guest's memory and the truth about it in DIR;
-``python -m tests.lab`` makes all guests that the tests want and the cache lacks.
+``python -m tests.lab`` makes all guests that the tests want and the cache lacks, and fetches a Python.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.lab import arm64, cache, guests, kernels
+from tests.lab import arm64, cache, guests, kernels, pythons
 
 AT_ONCE = 2
 """Guests booted side by side: each has two CPUs, but little to do on the second."""
@@ -63,6 +63,7 @@ def _make_all() -> None:
                 f"guest {made.name}: booted and recorded in {times['recorded']} s, in all {times['made']} s"
             )
         print(f"guest {other.result().folder.name}: there")
+    pythons.get()
 
 
 if __name__ == "__main__":

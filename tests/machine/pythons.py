@@ -1,4 +1,4 @@
-"""The Pythons that are here, to run the acquiring side with."""
+"""The Pythons that are here, to run the acquiring side with; ``make guests`` adds one that is not."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.lab import pythons
 
 OLDEST = "3.8"
 """The oldest that the acquiring side is for."""
@@ -15,7 +17,14 @@ _VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 def _candidates() -> list[str]:
     named = [shutil.which(f"python3.{minor}") for minor in range(6, 20)]
     kept = sorted(Path.home().glob(".pyenv/versions/*/bin/python"))
-    return [sys.executable, "/usr/bin/python3", *filter(None, named), *map(str, kept)]
+    fetched = pythons.path()
+    return [
+        sys.executable,
+        "/usr/bin/python3",
+        *filter(None, named),
+        *map(str, kept),
+        *([str(fetched)] if fetched.exists() else []),
+    ]
 
 
 def _minor(version: str) -> int:
