@@ -469,6 +469,26 @@ def test_a_partial_image_has_no_pieces_but_those_that_were_written(alone: Eviden
     assert f"{extra.name} is none of its" in found.details["file"]
 
 
+@pytest.mark.parametrize("options", [(), ("--split", "1M")])
+def test_an_image_that_was_stopped_before_its_first_byte_is_checked_as_others_are(
+    alone: Evidence, verify: Verify, options: tuple[str, ...]
+) -> None:
+    stopped(alone, "stopped.lime", *options)
+    for part in alone.folder.glob("stopped.lime.0*[1-9].part"):
+        part.unlink()
+    part = alone.folder / f"stopped.lime{'.000' if options else ''}.part"
+    part.write_bytes(b"")
+    told = alone.folder / "stopped.lime.json"
+    record, nothing = json.loads(told.read_text()), {"size": 0, "sha256": sha256sum(part)}
+    parts = [{**piece, **nothing} for piece in record["written"]["parts"][:1]]
+    written = {**record["written"], **nothing, "parts": parts}
+    edit(told, written=written, stream={**record["stream"], **nothing}, not_taken=record["ranges"])
+    found = verify(alone.folder / "stopped.lime.part")
+    assert (found.results["file"], found.results["stream"]) == ("ok", "ok"), found
+    part.write_bytes(lime([(0x10000000, b"forged" * 683)]))
+    assert verify(alone.folder / "stopped.lime.part").results["file"] == "FAILED"
+
+
 def test_a_core_that_was_stopped_is_not_said_to_have_met_a_failed_destination(
     verify: Verify, tmp_path: Path
 ) -> None:

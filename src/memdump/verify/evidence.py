@@ -78,7 +78,10 @@ def gather(wanted: Wanted) -> Iterator[Evidence]:
     data = _manifest_data(path, named=wanted.manifest is not None)
     known, fault = _manifest(data)
     record, trouble = _record(image)
-    opened, shut = _open(wanted, list(pieces.values()) or [image], foreign=data is None)
+    if known and known.written and not known.written.size:
+        opened, shut = None, "nothing was written"  # it was stopped before its first byte
+    else:
+        opened, shut = _open(wanted, list(pieces.values()) or [image], foreign=data is None)
     try:
         yield Evidence(wanted, image, pieces, opened, shut, path, data, known, fault, record, trouble)
     finally:
