@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -29,7 +30,9 @@ _PLACE = re.compile(r" is 0x([0-9a-f]+)")
 _GUARD_PATIENCE = 5.0
 """Seconds that a guard is waited for; one that gets no answer goes on by itself."""
 _GUARD = """
-import json, socket, sys
+import contextlib, json, socket, sys
+with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+    score.write("0")
 if sys.stdin.buffer.read() != b"running":
     link = socket.socket(socket.AF_UNIX)
     link.connect(sys.argv[1])
@@ -38,8 +41,11 @@ if sys.stdin.buffer.read() != b"running":
     for command in "qmp_capabilities", "cont":
         stream.write(json.dumps({"execute": command}).encode() + b"\\n")
         stream.flush()
-        stream.readline()
+        while not {"return", "error"} & json.loads(stream.readline()).keys():
+            pass
 """
+_NOT_FOR_THE_GUARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Who ends a whole service, or all that runs in a terminal, would leave nobody to let the guest run on."""
 
 
 class Block(NamedTuple):
@@ -106,13 +112,7 @@ class QemuSource(Source):
         """Stop the guest, unless it is to run on; whatever becomes of this process, it will run again."""
         if not self.pauses_machine:
             return
-        self._guard = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-c", _GUARD, self._monitor.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self._guard = _guard(self._monitor.path)
         self._paused_at = time.monotonic()
         self._monitor.ask("stop")
 
@@ -205,6 +205,21 @@ def flat_view(text: str) -> List[Range]:
                     found.append(Range(start, end - start))
             return found
     return []
+
+
+def _guard(path: str) -> "subprocess.Popen[bytes]":
+    """Start what lets the guest run on when this process has ended without a word."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_THE_GUARD)  # a new process has it from us
+    try:
+        return subprocess.Popen(  # noqa: S603
+            [sys.executable, "-c", _GUARD, path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _open_memory(process: int) -> int:
