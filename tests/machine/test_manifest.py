@@ -62,6 +62,7 @@ SAMPLE = Manifest(
     not_taken=(Range((1 << 40) + 0x2000, (1 << 41) - 0x2000),),
     pauses=(0.25, 0.5),
     added=(Range(1 << 42, 1 << 30),),
+    removed=(Range(1 << 40, 1 << 20),),
 )
 VERSION_1 = json.loads(
     """{
@@ -93,10 +94,10 @@ def test_what_may_be_left_out_is_loaded_too(tmp_path: Path) -> None:
     assert manifest.parse(Manifest(**least).to_json().encode()) == Manifest(**least)
 
 
-def test_what_was_written_before_memory_could_be_added_is_loaded() -> None:
+def test_what_was_written_before_memory_could_come_and_go_is_loaded() -> None:
     document = json.loads(SAMPLE.to_json())
-    del document["added"]
-    assert manifest.parse(json.dumps(document).encode()) == SAMPLE._replace(added=())
+    del document["added"], document["removed"]
+    assert manifest.parse(json.dumps(document).encode()) == SAMPLE._replace(added=(), removed=())
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,17 @@ def test_memory_that_is_added_there_is_told(source: SshSource, machine: Machine)
     assert read(source, 0x1000, 16) == machine.memory[0x1000][:16]
 
 
+def test_memory_that_is_taken_from_it_is_told(source: SshSource, machine: Machine) -> None:
+    lines = machine.iomem.read_text().splitlines(keepends=True)
+    lost = [line for line in lines if line.startswith("00100000-")]
+    assert lost
+    machine.iomem.write_text("".join(line for line in lines if line not in lost))
+    taken = acquire(source, io.BytesIO(), Plan(), lambda _: None, lambda: None)
+    assert taken.removed == [Range(0x100000, len(machine.memory[0x100000]))]
+    assert taken.added == []
+    assert list(taken.ranges) == [*source.ranges()]
+
+
 def test_zeros_and_what_is_between_them_arrive(
     fake: Callable[..., None], machine: Machine, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ _SPARED = 1 << 30
 """Bytes that early copies leave free on a disk, beside what the image takes."""
 _INCOMPLETE = 1
 _ADDED = "of memory were added to the machine meanwhile and are not in the image"
+_REMOVED = "of memory were taken from the machine meanwhile, and stand as zeros where not read before"
 
 
 class Layout(NamedTuple):
@@ -386,6 +387,7 @@ def _report(taken: Manifest) -> int:
         missing = sum(found.size for found in taken.not_taken)
         _say(f"{taken.stopped_by} ({(amount - missing) >> 20:,} of {amount >> 20:,} MiB)")
         _say_ranges(taken.added, _ADDED)
+        _say_ranges(taken.removed, _REMOVED)
         return _INCOMPLETE
     seconds = taken.timings.total
     _say(f"{amount >> 20:,} MiB in {duration(seconds)} ({amount / seconds / (1 << 20):,.0f} MiB/s)")
@@ -396,6 +398,7 @@ def _report(taken: Manifest) -> int:
     return max(
         _say_ranges(taken.unreadable, "could not be read and stand as zeros in the image"),
         _say_ranges(taken.added, _ADDED),
+        _say_ranges(taken.removed, _REMOVED),
     )
 
 

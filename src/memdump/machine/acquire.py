@@ -44,6 +44,8 @@ class Taken(NamedTuple):
     """What is missing because the run was stopped."""
     added: Sequence[Range]
     """Memory that the machine was given meanwhile; none of it was taken."""
+    removed: Sequence[Range]
+    """What of ``ranges`` the machine lost meanwhile, or its kernel took out of use."""
     kernel_first: bool
     staged: int
     """Bytes of the kernel's pages that were taken before all others."""
@@ -99,17 +101,21 @@ def acquire(
     stage, stopped_by = None, None
     staging = 0.0
     added: List[Range] = []
+    removed: List[Range] = []
     reader = ReadAhead(source, ranges, source.page_size, plan.stage, plan.skip_free)
     writer = _Writer(digest, ranges, plan, progress)
     try:
         source.begin()
+        unused = source.offline()
         stage, stopped_by = _sweep(source, ranges, plan.stage, stop, progress)
         staging = time.monotonic() - clock
         if not stopped_by:
             stopped_by = writer.write_all(reader, stop, trouble)
         if stopped_by:
             writer.write_rest(trouble)
-        added = pieces.without(source.ranges_now(), ranges)
+        now = source.ranges_now()
+        added = pieces.without(now, ranges)
+        removed = pieces.without(ranges, pieces.without(now, pieces.without(source.offline(), unused)))
     except MemdumpError as error:
         stopped_by = str(error)
     finally:
@@ -126,6 +132,7 @@ def acquire(
         skipped=reader.skipped.below(writer.reached) if stopped_by else reader.skipped,
         not_taken=pieces.without(ranges, there),
         added=added,
+        removed=removed,
         kernel_first=stage is not None,
         staged=stage.taken if stage else 0,
         unstaged=stage.left if stage else 0,

@@ -154,6 +154,8 @@ class Manifest(NamedTuple):
     """Seconds for which the machine stood still, each time."""
     added: Sequence[Range] = ()
     """Memory that the machine was given meanwhile, of which nothing was taken."""
+    removed: Sequence[Range] = ()
+    """What of ``ranges`` the machine lost meanwhile; it stands as zeros where it was not read before."""
 
     def to_json(self) -> str:
         """Give the text of the file."""
@@ -277,6 +279,7 @@ def _manifest(found: Fields) -> Manifest:
         not_taken=found.ranges("not_taken"),
         pauses=found.all_seconds("pauses"),
         added=found.ranges("added") if found.has("added") else (),
+        removed=found.ranges("removed") if found.has("removed") else (),
     )
 
 

@@ -94,6 +94,10 @@ class QemuSource(Source):
         except MemdumpError:
             return self.ranges()
 
+    def offline(self) -> Sequence[Range]:
+        """Give none: what of its memory a guest uses only its kernel knows."""
+        return []
+
     def read_into(self, address: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from guest-physical ``address``; raises ``OSError`` where that is not memory."""
         block = self._blocks[max(bisect.bisect_right(self._starts, address) - 1, 0)]

@@ -71,6 +71,7 @@ def record(known: Circumstances, taken: Taken, steps: Optional[Steps] = None) ->
         not_taken=taken.not_taken,
         pauses=taken.pauses,
         added=taken.added,
+        removed=taken.removed,
     )
 
 

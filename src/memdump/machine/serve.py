@@ -97,7 +97,8 @@ class FarEnd:
         elif kind == ssh_wire.NOW:
             self.tell(ssh_wire.TEXT, {"now": source.now()._asdict(), "broken": source.broken()})
         elif kind == ssh_wire.RANGES:
-            self.tell(ssh_wire.TEXT, {"ranges": _spelled(source.ranges_now())})
+            now, offline = source.ranges_now(), source.offline()
+            self.tell(ssh_wire.TEXT, {"ranges": _spelled(now), "offline": _spelled(offline)})
         else:
             raise MemdumpError(f"the far end is asked for something that it does not know ({kind!r})")
 

@@ -48,6 +48,12 @@ class Source(abc.ABC):
         """
         return self.ranges()
 
+    def offline(self) -> Sequence[Range]:
+        """Give what the kernel does not use at the moment, though it may be in the ranges; ascending."""
+        from memdump.machine import offline  # which has ranges of its own to tell
+
+        return offline.blocks()
+
     @abc.abstractmethod
     def read_into(self, address: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from physical ``address``.

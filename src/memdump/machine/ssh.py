@@ -90,6 +90,14 @@ class SshSource(Source):
             except (MemdumpError, OSError):
                 return self._ranges
 
+    def offline(self) -> Sequence[Range]:
+        """Ask the far end."""
+        with self._lock:
+            try:
+                return self._questions.offline()
+            except (MemdumpError, OSError):
+                return []
+
     def expect(self, ranges: Sequence[Range]) -> None:
         """Have the first of these sent before they are asked for."""
         with self._lock:

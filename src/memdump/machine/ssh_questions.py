@@ -89,9 +89,16 @@ class Questions:
 
     def ranges(self) -> Sequence[Range]:
         """Give what its ranges of system RAM are by now."""
+        return self._layout().ranges("ranges")
+
+    def offline(self) -> Sequence[Range]:
+        """Give what of its memory is not in use."""
+        return self._layout().ranges("offline")
+
+    def _layout(self) -> Fields:
         self._receive_asked()
         self._ask(ssh_wire.RANGES, Range(0, 0))
-        return self.hear().ranges("ranges")
+        return self.hear()
 
     def hear(self) -> Fields:
         """Receive an object."""
