@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 PACKAGES = ["openssh-server", "sudo"]
 KERNEL = "6.12"
 SMALL = 64 << 20
-OPTIONS = "kfence.sample_interval=20"
-"""KFENCE puts pages around objects of the kernel that nobody may touch."""
+OPTIONS = "kfence.sample_interval=20 swiotlb=noforce"
+"""KFENCE puts pages around objects of the kernel that nobody may touch.  A kernel that may be given memory
+above 4 GiB sets 64 MiB aside for devices that do not reach it, which there are none of."""
+BLOCK = 128 << 20
+"""Bytes of memory that the kernel takes and gives back at once."""
 NAME = "live"
 """What ssh calls the guest, with `Live.ssh_options`."""
 
@@ -79,7 +83,7 @@ class Live:
 
     def _recipe(self, small: Path) -> boot.Recipe:
         devices = (
-            f"-drive file={small},format=raw,if=virtio,cache=unsafe "
+            f"-m 512M,slots=4,maxmem=4G -drive file={small},format=raw,if=virtio,cache=unsafe "
             "-netdev user,id=n0,hostfwd=tcp:127.0.0.1:0-:22 -device virtio-net-pci,netdev=n0"
         )
         return boot.Recipe(
@@ -136,6 +140,34 @@ class Live:
     def dump(self, target: Path) -> None:
         """Have QEMU write the memory as an ELF core while the guest stands still."""
         self._guest.dump(target)
+
+    def plug(self, name: str) -> tuple[int, int]:
+        """Give the running guest memory, which its kernel takes at once for what it can move away again.
+
+        The answer is its address and size, as QEMU says; `unplug` is the way back.
+        """
+        self.run("echo online_movable > /sys/devices/system/memory/auto_online_blocks")
+        backing = {"qom-type": "memory-backend-ram", "id": f"memory-{name}", "size": BLOCK}
+        self.monitor.ask("object-add", **backing)
+        self.monitor.ask("device_add", driver="pc-dimm", id=name, memdev=f"memory-{name}")
+        address, size = self.plugged()[name]
+        self.run(f"until grep -q online /sys/devices/system/memory/memory{address // size}/state; do :; done")
+        return address, size
+
+    def plugged(self) -> dict[str, tuple[int, int]]:
+        """Address and size of all that is plugged in, by name, as QEMU says."""
+        devices = [device["data"] for device in self.monitor.ask("query-memory-devices")]
+        return {device["id"]: (device["addr"], device["size"]) for device in devices}
+
+    def unplug(self, name: str) -> None:
+        """Ask the guest's kernel to let memory go until it does."""
+        deadline = time.monotonic() + 60
+        while name in self.plugged():
+            assert time.monotonic() < deadline, f"the guest does not let {name} go"
+            with contextlib.suppress(RuntimeError):  # it is asked already
+                self.monitor.ask("device_del", id=name)
+            time.sleep(0.2)
+        self.monitor.ask("object-del", id=f"memory-{name}")
 
     def command(self, command: str, user: str = "root") -> list[str]:
         """The command line that runs ``command``, for the shell of that user in the guest."""

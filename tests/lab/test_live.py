@@ -31,3 +31,12 @@ def test_files_go_in_and_out(live: Live) -> None:
 
 def test_memdump_is_there(live: Live) -> None:
     assert live.run(f"{MEMDUMP} --version").stdout.startswith(b"memdump ")
+
+
+def test_memory_is_plugged_in_and_out(live: Live) -> None:
+    address, size = live.plug("dimm")
+    entry = f"{address:08x}-{address + size - 1:08x} : System RAM"
+    assert entry in live.get("/proc/iomem").decode().splitlines()
+    live.unplug("dimm")
+    assert entry not in live.get("/proc/iomem").decode().splitlines()
+    assert live.plugged() == {}
