@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
-import textwrap
-from typing import TYPE_CHECKING, Any
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from memdump.image import open_image
 from memdump.machine.qemu import QemuSource
 from tests.lab.live import MEMDUMP
+from tests.machine import walk
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from tests.lab.live import Live
 
 PAGE = 4096
 OUT = "/lab/out/test"
 BUDDY, HWPOISON = 1 << 10, 1 << 19
-
-WALK = textwrap.dedent(
-    """
-    import os, struct, sys
-    size = os.path.getsize(sys.argv[1])
-    with open(sys.argv[1], "rb") as image:
-        place = memory = 0
-        while place < size:
-            image.seek(place)
-            magic, version, first, last, _ = struct.unpack("<IIQQ8s", image.read(32))
-            assert (magic, version) == (0x4C694D45, 1), hex(place)
-            memory += last + 1 - first
-            place += 33 + last - first
-    assert place == size, (place, size)
-    print(memory)
-    """
-)
-"""Goes through a LiME image by the words of LiME's documentation, and prints how much memory is in it."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +36,7 @@ def manifest(live: Live, name: str) -> Any:
 
 
 def memory_in(live: Live, name: str) -> int:
-    live.put("/tmp/walk.py", WALK.encode())
+    live.put("/tmp/walk.py", Path(walk.__file__).read_bytes())
     return int(live.run(f"python3 /tmp/walk.py {OUT}/{name}").stdout)
 
 
@@ -93,24 +78,92 @@ def test_pages_that_nobody_may_touch_do_not_end_it(live: Live) -> None:
     assert not page_flags(live)[bad] & HWPOISON
 
 
-def test_memory_that_is_taken_offline_meanwhile_does_not_end_it(live: Live) -> None:
-    blocks = (
-        live.run("grep -l 1 /sys/devices/system/memory/memory*/removable || true").stdout.decode().split()
-    )
-    done = live.run(
-        f"{MEMDUMP} acquire --skip free {OUT}/m.lime & taking=$!; sleep 3; "
-        + "".join(f"echo offline > {block.replace('removable', 'state')}; " for block in blocks)
-        + "wait $taking; status=$?; "
-        + "".join(f"echo online > {block.replace('removable', 'state')}; " for block in blocks)
-        + "exit $status",
-        check=False,
-    )
-    assert done.returncode in (0, 1), done.stderr
-    found = manifest(live, "m.lime")
+class Changed(NamedTuple):
+    """An acquisition, and what happened to the machine's memory in the middle of it."""
+
+    status: int
+    said: str
+    found: Any
+    in_image: int
+    before: list[tuple[int, int]]
+    """What was system RAM by the word of ``/proc/iomem``, addresses and sizes."""
+    after: list[tuple[int, int]]
+    plugged_in: tuple[int, int]
+    """By QEMU's word."""
+    unplugged: tuple[int, int]
+    offline: tuple[int, int]
+    """By the guest's."""
+
+
+def system_ram(live: Live) -> list[tuple[int, int]]:
+    """Whole pages, as the kernel uses them."""
+    found = re.findall(r"^(\w+)-(\w+) : System RAM", live.get("/proc/iomem").decode(), re.MULTILINE)
+    pages = [(-(-int(first, 16) // PAGE), (int(last, 16) + 1) // PAGE) for first, last in found]
+    return [(first * PAGE, (end - first) * PAGE) for first, end in pages]
+
+
+@pytest.fixture(scope="module", params=["kcore", "ebpf"])
+def changed(live: Live, request: pytest.FixtureRequest) -> Iterator[Changed]:
+    """Change the memory of the guest while memdump, which has just begun with the image, holds its breath."""
+    live.run(f"rm -rf {OUT} && mkdir -p {OUT}")
+    try:
+        offline, unplugged = live.plug("offline"), live.plug("unplugged")
+        before = system_ram(live)
+        command = f"{MEMDUMP} acquire --skip free --source {request.param} {OUT}/m.lime"
+        with subprocess.Popen(live.command(command), stderr=subprocess.PIPE) as process:
+            live.run(
+                f"until [ -s {OUT}/m.lime.part ]; do sleep 0.1; done; pkill -STOP -f '[m]emdump acquire' &&"
+                f" [ ! -e {OUT}/m.lime ]"
+            )
+            try:
+                state = f"/sys/devices/system/memory/memory{offline[0] // offline[1]}/state"
+                plugged_in = live.plug("plugged-in")
+                live.run(f"echo offline > {state}")
+                live.unplug("unplugged")
+                live.run("head -c 1 /proc/kcore > /dev/null")  # has the kernel lay it out anew
+                assert live.get(state) == b"offline\n"
+            finally:
+                live.run("pkill -CONT -f '[m]emdump acquire'")
+            _, said = process.communicate()
+        found, after = manifest(live, "m.lime"), system_ram(live)
+        in_image = memory_in(live, "m.lime")
+        yield Changed(
+            process.returncode, said.decode(), found, in_image, before, after, plugged_in, unplugged, offline
+        )
+    finally:
+        for name in live.plugged():
+            live.unplug(name)
+
+
+def ranges(found: Any) -> list[tuple[int, int]]:
+    return [(int(start, 16), size) for start, size in found]
+
+
+def test_memory_that_comes_and_goes_meanwhile_does_not_end_it(changed: Changed) -> None:
+    found = changed.found
     assert found["complete"] is True
-    (skipped,) = found["skipped"]
-    assert memory_in(live, "m.lime") == amount(found["ranges"]) - amount(skipped["ranges"])
     assert found["order"] == "kernel-first"
+    assert ranges(found["ranges"]) == changed.before
+    (skipped,) = found["skipped"]
+    assert changed.in_image == amount(found["ranges"]) - amount(skipped["ranges"])
+
+
+def test_memory_that_is_plugged_in_meanwhile_is_told(changed: Changed) -> None:
+    assert [one for one in changed.after if one not in changed.before] == [changed.plugged_in]
+    assert ranges(changed.found["added"]) == [changed.plugged_in]
+    assert changed.status == 1
+    start, size = changed.plugged_in
+    told = (
+        f"{size:,} bytes of memory were added to the machine meanwhile and are not in the image: {start:#x}-"
+    )
+    assert told in changed.said
+
+
+def test_memory_that_is_taken_meanwhile_is_told(changed: Changed) -> None:
+    assert [one for one in changed.before if one not in changed.after] == [changed.unplugged]
+    assert ranges(changed.found["removed"]) == sorted([changed.offline, changed.unplugged])
+    size = changed.offline[1] + changed.unplugged[1]
+    assert f"{size:,} bytes of memory were taken from the machine meanwhile" in changed.said
 
 
 def test_a_disk_that_fills_up_leaves_a_valid_image_marked_partial(live: Live) -> None:
