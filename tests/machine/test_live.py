@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
 import subprocess
 from pathlib import Path
@@ -15,10 +14,12 @@ from memdump.image import open_image
 from memdump.machine.qemu import QemuSource
 from tests.lab.live import MEMDUMP
 from tests.machine import walk
+from tests.machine.test_live_ssh import system_ram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from memdump.machine.source import Range
     from tests.lab.live import Live
 
 PAGE = 4096
@@ -85,21 +86,14 @@ class Changed(NamedTuple):
     said: str
     found: Any
     in_image: int
-    before: list[tuple[int, int]]
-    """What was system RAM by the word of ``/proc/iomem``, addresses and sizes."""
-    after: list[tuple[int, int]]
+    before: list[Range]
+    """What was system RAM by the word of ``/proc/iomem``."""
+    after: list[Range]
     plugged_in: tuple[int, int]
     """By QEMU's word."""
     unplugged: tuple[int, int]
     offline: tuple[int, int]
     """By the guest's."""
-
-
-def system_ram(live: Live) -> list[tuple[int, int]]:
-    """Whole pages, as the kernel uses them."""
-    found = re.findall(r"^(\w+)-(\w+) : System RAM", live.get("/proc/iomem").decode(), re.MULTILINE)
-    pages = [(-(-int(first, 16) // PAGE), (int(last, 16) + 1) // PAGE) for first, last in found]
-    return [(first * PAGE, (end - first) * PAGE) for first, end in pages]
 
 
 @pytest.fixture(scope="module", params=["kcore", "ebpf"])

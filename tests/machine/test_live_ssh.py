@@ -16,6 +16,7 @@ import pytest
 
 from memdump.image import open_image
 from memdump.machine import bundle, manifest
+from memdump.machine.source import Range
 from tests.lab.live import NAME
 
 if TYPE_CHECKING:
@@ -50,6 +51,13 @@ class Taken(NamedTuple):
 def over_ssh(live: Live, user: str, *options: str) -> list[str]:
     command = [sys.executable, "-m", "memdump", "acquire", "--source", f"ssh:{user}@{NAME}"]
     return [*command, f"--ssh-option=-F{live.config}", "--no-encrypt", "--priority", "normal", *options]
+
+
+def system_ram(live: Live) -> list[Range]:
+    """Whole pages of it, as the kernel uses them."""
+    ram = re.findall(r"^(\w+)-(\w+) : System RAM", live.get("/proc/iomem").decode(), re.MULTILINE)
+    pages = [(-(-int(first, 16) // PAGE), (int(last, 16) + 1) // PAGE) for first, last in ram]
+    return [Range(first * PAGE, (end - first) * PAGE) for first, end in pages]
 
 
 def newer(live: Live, stamp: str) -> list[str]:
@@ -102,10 +110,7 @@ def test_the_manifest_tells_of_the_other_machine(live: Live, taken: Taken) -> No
     assert record.source == "kcore over ssh"
     assert record.acquired_by
     assert record.acquired_by.hostname == socket.gethostname()
-    ram = re.findall(r"^(\w+)-(\w+) : System RAM", live.get("/proc/iomem").decode(), re.MULTILINE)
-    assert [(found.start, found.end) for found in record.ranges] == [
-        (-(-int(first, 16) // PAGE) * PAGE, (int(last, 16) + 1) // PAGE * PAGE) for first, last in ram
-    ]
+    assert list(record.ranges) == system_ram(live)
 
 
 def test_nothing_is_written_to_the_other_machine(live: Live, taken: Taken) -> None:
@@ -159,7 +164,9 @@ def test_a_lost_connection_leaves_a_partial_image_and_nothing_running(live: Live
     assert b"zlib" not in running
 
 
-def test_the_program_of_one_file_sends_the_memory_of_a_host(live: Live, tmp_path: Path) -> None:
+def test_the_program_of_one_file_sends_the_memory_of_a_host_that_is_given_more(
+    live: Live, tmp_path: Path
+) -> None:
     live.put("/tmp/memdump-agent.pyz", bundle.program())
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -171,17 +178,31 @@ def test_the_program_of_one_file_sends_the_memory_of_a_host(live: Live, tmp_path
     )
     assert receiver.stderr
     assert receiver.stderr.readline()  # it listens
+    command = live.command(f"cd /tmp && python3 memdump-agent.pyz acquire tcp:10.0.2.2:{port}")
+    before = system_ram(live)
     try:
-        done = live.run(f"cd /tmp && python3 memdump-agent.pyz acquire tcp:10.0.2.2:{port}")
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as agent:
+            while agent.poll() is None and not any(path.stat().st_size for path in tmp_path.glob("*.part")):
+                time.sleep(0.2)
+            plugged = Range(*live.plug("more"))
+            live.run("head -c 1 /proc/kcore > /dev/null")  # has the kernel lay it out anew
+            assert any(tmp_path.glob("*.part"))
+            _, said = agent.communicate()
         assert receiver.wait(60) == 0, receiver.stderr.read()
+        assert system_ram(live) == [*before, plugged]
+        live.dump(tmp_path / "live.elf")
     finally:
         receiver.kill()
         receiver.wait()
         receiver.stderr.close()
-    live.dump(tmp_path / "live.elf")
+        if live.plugged():
+            live.unplug("more")
     (image,) = tmp_path.glob("*.lime")
+    assert agent.returncode == 1, said
+    record = manifest.load(f"{image}.json")
+    assert (record.complete, list(record.ranges), list(record.added)) == (True, before, [plugged])
     share = share_unchanged(image, tmp_path / "live.elf")
-    print(f"by the program: {share:.2%} of the pages are the same; {done.stderr.decode()}")
+    print(f"by the program: {share:.2%} of the pages are the same; {said}")
     assert share >= UNCHANGED
     assert live.run("ls /tmp | grep -v memdump-agent.pyz", check=False).stdout.count(b"__pycache__") == 0
 
