@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.lab import boot, cache, guests, kernels
+from tests.lab import boot, cache, guests, kernels, takers
 from tests.lab.inside import speed
 
 from bench import peers
@@ -27,8 +27,6 @@ from memdump.image.age_keys import X25519Recipient, x25519_public
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-KERNELS = {"bookworm": "6.1", "trixie": "6.12"}
-"""The lab's kernel of a Debian release; LiME is built with that release's own compiler."""
 CONTENDERS = (
     "reading kcore",
     "reading ebpf",
@@ -76,7 +74,7 @@ def main() -> int:
     args = parser.parse_args()
     recipe = boot.Recipe(
         "speed",
-        KERNELS.get(kernels.own_release(), "6.1"),
+        takers.KERNELS.get(kernels.own_release(), "6.1"),
         four_level=True,
         scenario="speed",
         memory=args.memory,
@@ -144,8 +142,8 @@ def _used(pid: int) -> float:
 def _make_carried(carried: Path, kernel: kernels.Kernel, added: Path) -> None:
     """Make the disk with all that takes memory, and with files for the guest to read."""
     (added / "python").mkdir(parents=True)
-    shutil.copy(peers.avml(), added / "avml")
-    shutil.copy(peers.lime(kernel), added / "lime.ko")
+    shutil.copy(takers.avml(), added / "avml")
+    shutil.copy(takers.lime(kernel), added / "lime.ko")
     peers.memdump(added / "python")
     (added / "recipient").write_text(f"{X25519Recipient(x25519_public(bytes(range(32))))}\n")
     shutil.copytree(kernel.root / "lib" / "modules" / kernel.release / "kernel", added / "files")

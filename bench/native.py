@@ -21,9 +21,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.lab import cache, guests
+from tests.lab import cache, guests, takers
 
-from bench import peers
 from bench.processes import script, verdict
 from memdump.image import open_image
 from memdump.image.age_keys import X25519Recipient, x25519_public
@@ -95,7 +94,7 @@ def measure(image: Path, rounds: int, copies: int, folder: Path) -> None:
 
 def _commands(folder: Path) -> dict[str, list[str]]:
     recipient = str(X25519Recipient(x25519_public(bytes(range(32)))))
-    avml, out = [str(peers.avml()), "acquire", "--source", "/proc/kcore"], str(folder / "image")
+    avml, out = [str(takers.avml()), "acquire", "--source", "/proc/kcore"], str(folder / "image")
     # The page flags are those of this machine, so no order can be made of them.  A busy machine would make
     # memdump wait for others, and AVML not, if memdump were as polite as it is by itself.
     memdump = [script("memdump"), "acquire", "--source", "kcore", "--order", "ascending"]

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,3 +55,14 @@ def tool(name: str, package: str) -> str:
     if not found:
         raise NoLab(f"{name} is not installed: apt-get install {package}")
     return found
+
+
+def run(*command: str, cwd: Path | None = None) -> str:
+    """What a program says; raises `NoLab` with its last words where it fails."""
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C.UTF-8"}
+    )
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise NoLab(f"{command[0]} failed: {said[-1] if said else done.returncode}")
+    return done.stdout

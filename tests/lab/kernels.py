@@ -7,10 +7,9 @@ folder.  Which archive to ask and which key to trust are read from the machine's
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-import os
 import re
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -86,7 +85,7 @@ def _fetch(series: Series, target: Path) -> None:
 def _unpack(packages: list[Path], folder: Path) -> None:
     root = folder / "root"
     for package in packages:
-        _run(cache.tool("dpkg-deb", "dpkg"), "-x", str(package), str(root))
+        cache.run(cache.tool("dpkg-deb", "dpkg"), "-x", str(package), str(root))
     if not (root / "lib").exists():
         (root / "lib").symlink_to("usr/lib")
     (release,) = (path.name for path in (root / "lib/modules").iterdir())
@@ -94,7 +93,7 @@ def _unpack(packages: list[Path], folder: Path) -> None:
     if inside.exists():
         (root / "boot").mkdir(exist_ok=True)
         inside.rename(root / "boot" / f"vmlinuz-{release}")
-    _run(cache.tool("depmod", "kmod"), "-b", str(root), release)
+    cache.run(cache.tool("depmod", "kmod"), "-b", str(root), release)
     names = [package.name for package in packages]
     (folder / "kernel.json").write_text(json.dumps({"release": release, "packages": names}, indent=2))
 
@@ -117,20 +116,34 @@ def get_packages(
                 downloaded = apt.download_to_add(packages, alone=alone)
                 with cache.made_whole(target) as folder:
                     for package in downloaded:
-                        _run(cache.tool("dpkg-deb", "dpkg"), "-x", str(package), str(folder))
+                        cache.run(cache.tool("dpkg-deb", "dpkg"), "-x", str(package), str(folder))
     return target
+
+
+def get_source(package: str, suites: tuple[str, ...], folder: Path) -> list[Path]:
+    """Download the archives of a source package, of the first suite that has it; raises `cache.NoLab`."""
+    reasons = []
+    for number, (suite, archive) in enumerate(itertools.product(suites, archives())):
+        try:
+            apt = Apt(folder / str(number), archive, suite, kind="deb-src")
+            return apt.download_source(package)
+        except cache.NoLab as error:
+            reasons.append(f"{suite}: {error}")
+    raise cache.NoLab(f"the source of {package} is not to be had: {'; '.join(reasons)}")
 
 
 class Apt:
     """apt, pointed at one suite of one archive, with all of its state in ``scratch``."""
 
-    def __init__(self, scratch: Path, archive: Archive, suite: str, architecture: str = "amd64") -> None:
+    def __init__(
+        self, scratch: Path, archive: Archive, suite: str, architecture: str = "amd64", kind: str = "deb"
+    ) -> None:
         self.scratch = scratch
         self._architecture = architecture
         for folder in ("lists/partial", "cache/archives/partial", "packages"):
             (scratch / folder).mkdir(parents=True)
         sources = scratch / "lab.sources"
-        sources.write_text(archive.stanza(suite))
+        sources.write_text(archive.stanza(suite, kind))
         self.options = [
             f"-oDir::Etc::SourceList={sources}",
             "-oDir::Etc::SourceParts=/dev/null",
@@ -144,7 +157,7 @@ class Apt:
             "-oAcquire::Retries=2",
             "-oAPT::Update::Error-Mode=any",
         ]
-        _run("apt-get", "-q", *self.options, "update")
+        cache.run("apt-get", "-q", *self.options, "update")
 
     def kernel_packages(self, major: int) -> list[str]:
         """``name=version`` of the packages with the current kernel's files, as apt's own Depends tell."""
@@ -162,7 +175,7 @@ class Apt:
         return [f"{name}={version}" for name, version in found.items()]
 
     def download(self, packages: list[str]) -> list[Path]:
-        _run("apt-get", "-q", *self.options, "download", *packages, cwd=self.scratch / "packages")
+        cache.run("apt-get", "-q", *self.options, "download", *packages, cwd=self.scratch / "packages")
         return sorted((self.scratch / "packages").glob("*.deb"))
 
     def download_to_add(self, packages: list[str], *, alone: bool) -> list[Path]:
@@ -172,11 +185,19 @@ class Apt:
         """
         options = [option for option in self.options if alone or "Dir::State::status" not in option]
         options += ["-oDebug::NoLocking=1", "-y", "--no-install-recommends", "--download-only"]
-        _run("apt-get", "-q", *options, "install", *packages)
+        cache.run("apt-get", "-q", *options, "install", *packages)
         return sorted((self.scratch / "cache/archives").glob("*.deb"))
 
+    def download_source(self, package: str) -> list[Path]:
+        """Download what upstream released, and none of Debian's changes."""
+        folder = self.scratch / "packages"
+        cache.run(
+            "apt-get", "-q", *self.options, "source", "--download-only", "--tar-only", package, cwd=folder
+        )
+        return sorted(folder.glob("*.tar.*"))
+
     def _show(self, package: str) -> dict[str, str]:
-        text = _run("apt-cache", *self.options, "show", "--no-all-versions", package)
+        text = cache.run("apt-cache", *self.options, "show", "--no-all-versions", package)
         return dict(re.findall(r"^([A-Za-z-]+): (.*)$", text, re.MULTILINE))
 
 
@@ -187,8 +208,8 @@ class Archive:
     uri: str
     signed_by: str | None
 
-    def stanza(self, suite: str) -> str:
-        lines = ["Types: deb", f"URIs: {self.uri}", f"Suites: {suite}", "Components: main"]
+    def stanza(self, suite: str, kind: str = "deb") -> str:
+        lines = [f"Types: {kind}", f"URIs: {self.uri}", f"Suites: {suite}", "Components: main"]
         if self.signed_by:
             lines.append(f"Signed-By: {self.signed_by}")
         return "\n".join([*lines, ""])
@@ -247,13 +268,3 @@ def _one_line(file: Path) -> list[Entry]:
         signed_by = re.search(r"signed-by=(\S+)", options)
         entries.append(([uri], [suite], components.split(), signed_by[1] if signed_by else None))
     return entries
-
-
-def _run(*command: str, cwd: Path | None = None) -> str:
-    done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C.UTF-8"}
-    )
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise cache.NoLab(f"{command[0]} failed: {said[-1] if said else done.returncode}")
-    return done.stdout
