@@ -14,6 +14,7 @@ from hypothesis import settings
 
 import memdump
 from tests.lab import arm64, cache, guests
+from tests.lab import others as others_guest
 from tests.lab.live import Live
 from tests.machine import pythons
 
@@ -49,6 +50,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "live" in names:
             item.add_marker(pytest.mark.lab)
             item.add_marker(pytest.mark.xdist_group("live"))
+        if "others" in names:
+            item.add_marker(pytest.mark.lab)
+            item.add_marker(pytest.mark.xdist_group("others"))
         if "guest" in names:
             item.add_marker(pytest.mark.lab)
             if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
@@ -59,7 +63,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _made(name: str) -> Made | Exception:
     """The guest, or why there is none: a guest that could not be made is not tried again for each test."""
     try:
-        return arm64.get() if name == "arm64" else guests.get(guests.GUESTS[name])
+        others = {"arm64": arm64.get, others_guest.NAME: others_guest.get}
+        return others[name]() if name in others else guests.get(guests.GUESTS[name])
     except (cache.NoLab, RuntimeError, OSError, subprocess.CalledProcessError) as error:
         return error
 
@@ -79,6 +84,12 @@ def guest(request: pytest.FixtureRequest) -> Made:
     """Each guest of the lab: its images and the truth about them."""
     name: str = request.param
     return made(name)
+
+
+@pytest.fixture(scope="session")
+def others() -> Made:
+    """The guest whose memory others' programs took too."""
+    return made(others_guest.NAME)
 
 
 @pytest.fixture(scope="session")

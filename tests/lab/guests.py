@@ -11,10 +11,13 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.lab import boot, cache, disks, gdbstub, kernels
 from tests.lab.boot import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parent.parent / "src" / "memdump"
@@ -70,29 +73,33 @@ class Made:
 
 
 def get(recipe: Recipe) -> Made:
-    """The guest from the cache, else booted now; raises `cache.NoLab` where that cannot be.
+    """The guest from the cache, else booted now; raises `cache.NoLab` where that cannot be."""
+    kernel = kernels.get(recipe.kernel)
+    return kept(recipe.name, key(recipe, kernel), functools.partial(make, recipe, kernel))
+
+
+def kept(name: str, key: str, make: Callable[[Path], None]) -> Made:
+    """A guest as it is in the cache, else as ``make`` leaves it in a folder.
 
     With ``MEMDUMP_LAB_KEEP=1`` a guest in the cache is good whatever has changed since it was made.
     """
-    kernel = kernels.get(recipe.kernel)
-    target = cache.folder() / "guests" / recipe.name
+    target = cache.folder() / "guests" / name
     with cache.locked(target):
-        key = _key(recipe, kernel)
         stamp = target / "made-from"
         keep = os.environ.get("MEMDUMP_LAB_KEEP") == "1"
         if not stamp.exists() or (stamp.read_text() != key and not keep):
             try:
-                _make_in_cache(recipe, kernel, target, key)
+                _make_in_cache(make, target, key)
             except (
                 RuntimeError
             ):  # emulation is not perfect: a kernel that boots a hundred times may panic once
-                _make_in_cache(recipe, kernel, target, key)
-    return Made(recipe.name, target)
+                _make_in_cache(make, target, key)
+    return Made(name, target)
 
 
-def _make_in_cache(recipe: Recipe, kernel: kernels.Kernel, target: Path, key: str) -> None:
+def _make_in_cache(make: Callable[[Path], None], target: Path, key: str) -> None:
     with cache.made_whole(target) as folder:
-        make(recipe, kernel, folder)
+        make(folder)
         (folder / "made-from").write_text(key)
 
 
@@ -161,7 +168,7 @@ def make_carried(disk: Path, added: Path | None = None) -> None:
     shutil.rmtree(tree)
 
 
-def _key(recipe: Recipe, kernel: kernels.Kernel) -> str:
+def key(recipe: Recipe, kernel: kernels.Kernel) -> str:
     """A digest of all that a guest comes from; a guest with another key is made anew."""
     digest = hashlib.sha256(repr(recipe).encode() + kernel.release.encode())
     sources = [SOURCE / part for part in ACQUISITION]

@@ -1,0 +1,44 @@
+"""The usual scenario, on a machine whose memory other programs take too.
+
+What the host sends along (`tests.lab.takers`) is there if it could be had.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.lab.inside import scenario
+
+ADDED = Path("/lab/added")
+OUT = Path("/lab/out")
+DROP = Path("/proc/sys/vm/drop_caches")
+
+AVML = [str(ADDED / "avml"), "acquire", "--source", "/proc/kcore"]
+COMMANDS = {
+    "driver": [["insmod", str(ADDED / "crash.ko")]],
+    # What takes LiME longer than its timeout it leaves out, and an emulated machine takes long.
+    "lime": [
+        ["insmod", str(ADDED / "lime.ko"), f"path={OUT / 'lime.lime'}", "format=lime", "timeout=0"],
+        ["rmmod", "lime"],
+    ],
+    "avml": [[*AVML, str(OUT / "avml.lime")]],
+    "avml-compressed": [[*AVML, "--compress", str(OUT / "avml.packed")]],
+}
+
+run = scenario.run
+last_moment = scenario.last_moment
+
+
+def do(*words: str) -> str:
+    """Run the commands of that name; how the first that fails ended, or 0."""
+    (name,) = words
+    with (OUT / f"{name}.log").open("w") as log:
+        for command in COMMANDS[name]:
+            status = subprocess.run(command, stdout=log, stderr=log, check=False, cwd="/").returncode
+            if status:
+                return str(status)
+    # What was written stays in memory, all of it: the next would find little else.
+    subprocess.run(["sync"], check=True)
+    DROP.write_text("1")
+    return "0"
