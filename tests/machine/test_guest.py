@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.machine.readings import (
-    PAGE,
     Memory,
     check_beside_qemu,
     constants,
     dumped,
     guest,
-    mapped,
+    joined,
+    lime,
     record,
-    resources,
     sums,
+    whole_pages,
 )
 
 if TYPE_CHECKING:
@@ -30,16 +30,7 @@ __all__ = ["guest", "record"]
 
 @pytest.fixture(scope="module")
 def taken(guest: Made) -> Memory:
-    """The LiME file, read by the words of LiME's documentation."""
-    data = mapped(guest.lime_image)
-    parts = []
-    place = 0
-    while place < len(data):
-        magic, version, first, last = struct.unpack_from("<IIQQ8x", data, place)
-        assert (magic, version) == (0x4C694D45, 1)
-        parts.append((first, place + 32, last - first + 1))
-        place += 32 + last - first + 1
-    return Memory(data, parts)
+    return lime(guest.lime_image)
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +40,9 @@ def seen(guest: Made) -> Memory:
 
 
 def test_the_ranges_are_the_system_ram_of_iomem(guest: Made, taken: Memory, record: Manifest) -> None:
-    whole_pages = [
-        (-(-first // PAGE) * PAGE, (last + 1) // PAGE * PAGE)
-        for first, last in resources(guest, "System RAM")
-    ]
-    joined: list[tuple[int, int]] = []
-    for start, _, size in taken.parts:  # pieces of a range, each with its own header
-        if joined and joined[-1][1] == start:
-            joined[-1] = (joined[-1][0], start + size)
-        else:
-            joined.append((start, start + size))
-    assert joined == whole_pages
-    assert [(found.start, found.end) for found in record.ranges] == whole_pages
+    pieces = ((start, size) for start, _, size in taken.parts)
+    assert joined(pieces) == whole_pages(guest)
+    assert [(found.start, found.end) for found in record.ranges] == whole_pages(guest)
     assert record.unreadable == ()
     assert record.complete
 
