@@ -5,86 +5,30 @@ from __future__ import annotations
 import base64
 import json
 import lzma
-import os
-import subprocess
-import sysconfig
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from memdump.cli import main
 from tests.tables import proc
+from tests.volatility import Volatility, check_processes, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from memdump.dump import Dump
     from tests.lab.guests import Made
 
-PATIENCE = 900
-"""Seconds that a plugin may take on a machine with much else to do."""
-
-
-class Volatility:
-    """Volatility 3, with a symbol file that memdump made of the image."""
-
-    def __init__(self, guest: Made, folder: Path) -> None:
-        self._image, self._folder = guest.qmp_image, folder
-        (folder / "symbols").mkdir()
-        (folder / "cache").mkdir()
-        # Where jsonschema is installed, Volatility spends minutes on comparing the file with its schema.
-        (folder / "jsonschema.py").write_text("raise ImportError('left out')")
-        assert main(["export", "isf", str(self._image), str(folder / "symbols" / "kernel.json.xz")]) == 0
-
-    def run(self, plugin: str) -> list[dict[str, Any]]:
-        """The rows of a plugin."""
-        script = Path(sysconfig.get_path("scripts")) / "vol"
-        done = subprocess.run(
-            [script, "-q", "-r", "json", "-f", self._image, "-s", self._folder / "symbols", plugin],
-            env={
-                **os.environ,
-                "XDG_CACHE_HOME": str(self._folder / "cache"),
-                "PYTHONPATH": str(self._folder),
-            },
-            capture_output=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr.decode(errors="replace")
-        rows: list[dict[str, Any]] = json.loads(done.stdout)
-        return rows
-
 
 @pytest.fixture(scope="session")
-def volatility(guest: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Volatility]:
-    pytest.importorskip("volatility3", reason="Volatility 3 is not installed: pip install 'memdump[peers]'")
+def volatility(guest: Made, tmp_path_factory: pytest.TempPathFactory) -> Volatility:
     if guest.truth["machine"]["paging_levels"] != 4:
         pytest.skip("Volatility 3 does not read 5-level page tables")
-    yield Volatility(guest, tmp_path_factory.mktemp("volatility"))
-
-
-def plain(text: str) -> bool:
-    """Whether Volatility shows a text as it is."""
-    return text.isascii() and text.isprintable()
+    return Volatility(guest.qmp_image, tmp_path_factory.mktemp("volatility"))
 
 
 def test_pslist_tells_the_processes_of_the_guest(guest: Made, volatility: Volatility) -> None:
-    told = {row["PID"]: row for row in volatility.run("linux.pslist.PsList")}
-    # Volatility leaves out a process that has ended and was not waited for.
-    recorded = {
-        pid: found for pid, found in proc.processes(guest).items() if proc.stat(found["stat"])[3] != "Z"
-    }
-    assert set(recorded) <= set(told)
-    assert all(told[pid]["PPID"] == 2 for pid in set(told) - set(recorded))  # workers of the kernel
-    for pid, found in recorded.items():
-        stat, status = proc.stat(found["stat"]), proc.status(found["status"])
-        name = found["threads"][0]["comm"]
-        assert told[pid]["PPID"] == int(stat[4])
-        assert told[pid]["UID"] == int(status["Uid"].split()[0])
-        if plain(name):
-            # /proc knows the whole name of a kernel thread, Volatility its first 15 bytes.
-            assert told[pid]["COMM"] == (name[:15] if found["kernel_thread"] else name)
+    check_processes(guest, volatility.run("linux.pslist.PsList"))
 
 
 def test_psaux_tells_their_arguments(guest: Made, volatility: Volatility) -> None:
