@@ -13,6 +13,7 @@ from memdump.image.elfwriter import write_elf
 from memdump.machine.output import Output
 from memdump.machine.source import Range
 from tests.conftest import made
+from tests.lab import cache, takers
 
 from . import qemu as machine
 
@@ -51,6 +52,15 @@ def _dumped(folder: Path, *, long_mode: bool) -> Path:
     tool("qemu-system-x86_64", "apt install qemu-system-x86")
     machine.dump(folder, long_mode=long_mode)
     return folder
+
+
+@pytest.fixture(scope="session")
+def avml() -> Path:
+    """AVML, where it is there; the lab builds it for its guests."""
+    try:
+        return takers.avml(build=False)
+    except cache.NoLab as error:
+        pytest.skip(str(error))
 
 
 def tool(name: str, how: str) -> str:

@@ -16,7 +16,6 @@ from memdump.image.base import MissingMemory
 from memdump.machine.source import Range
 
 from . import build
-from .conftest import tool
 from .qemu import SIZE
 
 if TYPE_CHECKING:
@@ -31,17 +30,16 @@ SOME = CHANCE.randbytes(50000) + bytes(100000) + b"words and words " * 5000
 
 
 @pytest.fixture(scope="session")
-def converted(qemu: Path) -> Path:
+def converted(qemu: Path, avml: Path) -> Path:
     """The guest's memory as AVML compresses it."""
-    out = qemu / "memory.avml"
-    avml_convert(qemu / "ram", out, "lime_compressed")
+    return convert(avml, qemu, "lime_compressed", "memory.avml")
+
+
+def convert(avml: Path, qemu: Path, kind: str, name: str) -> Path:
+    out = qemu / name
+    options = ["--source-format", "raw", "--format", kind]
+    subprocess.run([avml, "convert", *options, qemu / "ram", out], check=True)
     return out
-
-
-def avml_convert(raw: Path, out: Path, kind: str) -> None:
-    program = tool("avml", "cargo install avml, and add its folder to PATH")
-    command = [program, "convert", "--source-format", "raw", "--format", kind, str(raw), str(out)]
-    subprocess.run(command, check=True)
 
 
 def test_what_avml_wrote_is_read(qemu: Path, converted: Path) -> None:
@@ -59,13 +57,9 @@ def test_what_avml_wrote_is_read(qemu: Path, converted: Path) -> None:
                 assert image.read(address, size) == flat[address : address + size]
 
 
-def test_the_uncompressed_output_of_avml_is_read(qemu: Path) -> None:
+def test_the_uncompressed_output_of_avml_is_read(qemu: Path, avml: Path) -> None:
     flat = (qemu / "ram").read_bytes()
-    program = tool("avml", "cargo install avml, and add its folder to PATH")
-    out = qemu / "memory.avml.lime"
-    subprocess.run(
-        [program, "convert", "--source-format", "raw", "--format", "lime", qemu / "ram", out], check=True
-    )
+    out = convert(avml, qemu, "lime", "memory.avml.lime")
     with open_image(out) as image:
         assert (image.format, image.defects) == ("lime", [])
         for found in image.ranges:

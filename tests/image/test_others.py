@@ -14,9 +14,9 @@ import memdump
 from memdump.cli import main
 from memdump.image import open_image
 from memdump.machine import manifest
-from tests.lab import takers
 from tests.lab.others import lacking
 from tests.machine import readings
+from tests.machine.readings import Memory
 from tests.tables import proc
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from memdump.dump import Dump
     from tests.lab.guests import Made
-    from tests.machine.readings import Memory
 
 STANDING_STILL = ("shell_history", "mounts", "interfaces", "neighbours")
 """Tables whose rows are the same as long as nobody does anything."""
@@ -63,16 +62,14 @@ def path(others: Made, taken: Taken) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(path: Path, taken: Taken, avml_scratch: Path) -> Memory:
-    """What is in the image, by the words of LiME's documentation; AVML itself unpacks what it packed."""
-    if taken.format == "avml":
-        return readings.lime(converted(path, "lime_compressed", "lime", avml_scratch / taken.name))
-    return readings.lime(path)
-
-
-@pytest.fixture(scope="module")
-def avml_scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("avml")
+def plain(path: Path, taken: Taken, request: pytest.FixtureRequest) -> Memory:
+    """What is in the image: by the words of LiME's documentation, or as AVML's converter has it."""
+    if taken.program == "lime.ko":
+        return readings.lime(path)
+    avml, folder = (request.getfixturevalue(name) for name in ("avml", "tmp_path_factory"))
+    source = "lime_compressed" if taken.format == "avml" else "lime"
+    raw = readings.mapped(convert(avml, path, source, "raw", folder.mktemp("avml") / "raw"))
+    return Memory(raw, [(0, 0, len(raw))])
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +85,10 @@ def ours(others: Made) -> Iterator[Dump]:
         yield opened
 
 
-def converted(image: Path, source: str, target: str, out: Path) -> Path:
+def convert(avml: Path, image: Path, source: str, target: str, out: Path) -> Path:
     """What AVML makes of an image."""
     options = ["--source-format", source, "--format", target]
-    subprocess.run([takers.avml(), "convert", *options, image, out], check=True, capture_output=True)
+    subprocess.run([avml, "convert", *options, image, out], check=True, capture_output=True)
     return out
 
 
@@ -102,8 +99,10 @@ def test_it_is_recognised_and_whole(others: Made, taken: Taken, path: Path) -> N
         found = readings.joined(image.ranges)
     if taken.program == "lime.ko":  # it writes the part of a page before the BIOS too, as zeros
         assert found == [(first, last + 1) for first, last in readings.resources(others, "System RAM")]
-    else:
-        assert found == readings.whole_pages(others)
+    else:  # AVML may leave out blocks of 16 MiB that are all zero
+        whole = readings.whole_pages(others)
+        assert all(any(first <= start < end <= last for first, last in whole) for start, end in found)
+        assert sum(end - start for start, end in found) > 400 << 20
 
 
 def test_every_byte_is_what_stands_in_the_file(path: Path, plain: Memory) -> None:
@@ -112,7 +111,7 @@ def test_every_byte_is_what_stands_in_the_file(path: Path, plain: Memory) -> Non
         for address, data in image.chunks():
             assert bytes(data) == plain.at(address, len(data)), f"at {address:#x}"
             size += len(data)
-        assert size == image.size > 500 << 20
+        assert size == image.size
 
 
 def test_pages_that_did_not_change_are_what_qemu_saw(others: Made, taken: Taken, plain: Memory) -> None:
@@ -175,23 +174,22 @@ def test_the_rows_are_those_of_our_own_image(others: Made, dump: Dump, ours: Dum
 
 
 @pytest.mark.parametrize("name", ["memory.lime", "ascending.lime"])
-def test_avml_reads_what_we_took_and_gives_the_same_bytes_back(
-    others: Made, avml_scratch: Path, name: str
+def test_avml_gives_back_the_same_bytes_of_what_we_took(
+    others: Made, avml: Path, tmp_path: Path, name: str
 ) -> None:
-    if reason := lacking(others).get("avml"):
-        pytest.skip(f"AVML is not to be had: {reason}")
-    image, packed = others.folder / name, avml_scratch / f"{name}.packed"
-    ours = readings.lime(image)
-    converted(image, "lime", "lime_compressed", packed)
-    theirs = readings.lime(converted(packed, "lime_compressed", "lime", avml_scratch / f"{name}.lime"))
+    ours = readings.lime(others.folder / name)
+    packed = convert(avml, others.folder / name, "lime", "lime_compressed", tmp_path / "packed")
+    back = readings.lime(convert(avml, packed, "lime_compressed", "lime", tmp_path / "back"))
+    raw = readings.mapped(convert(avml, others.folder / name, "lime", "raw", tmp_path / "raw"))
+    kept = {start for start, _, _ in back.parts}
+    assert kept
     with open_image(packed) as opened:
         assert (opened.format, opened.defects) == ("avml", [])
-        size = 0
-        for address, data in opened.chunks():
-            content = ours.at(address, len(data))
-            assert bytes(data) == content, f"at {address:#x}"
-            assert theirs.at(address, len(data)) == content, f"at {address:#x}"
-            size += len(data)
-        # AVML leaves out blocks that are all zero.
-    left_out = sum(length for _, _, length in ours.parts) - size
-    assert left_out >= 0
+        for start, _, size in ours.parts:
+            content = ours.at(start, size)
+            assert raw[start : start + size] == content
+            if start in kept:
+                assert back.at(start, size) == content
+                assert opened.read(start, size) == content
+            else:  # AVML leaves out blocks that are all zero
+                assert not content.strip(b"\0")

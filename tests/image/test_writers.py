@@ -127,14 +127,13 @@ def test_lime_is_as_its_documentation_says(opened: Callable[[bytes], Image], tmp
     assert path.read_bytes() == build.lime(LAST_PAGES)
 
 
-def test_avml_reads_lime(qemu: Path, tmp_path: Path) -> None:
-    program = tool("avml", "cargo install avml, and add its folder to PATH")
+def test_avml_reads_lime(qemu: Path, avml: Path, tmp_path: Path) -> None:
     path, raw = tmp_path / "lime", tmp_path / "raw"
     with open_image(qemu / "memory.elf") as image, Output(path) as out:
         image.ranges = (Range(0, SIZE),)  # avml writes gaps out, and the next range is far
         write_lime(image, out)
         out.commit()
-    subprocess.run([program, "convert", "--source-format", "lime", "--format", "raw", path, raw], check=True)
+    subprocess.run([avml, "convert", "--source-format", "lime", "--format", "raw", path, raw], check=True)
     assert raw.read_bytes() == (qemu / "ram").read_bytes()
 
 

@@ -25,8 +25,11 @@ def own_kernel() -> kernels.Kernel:
     return kernels.get(KERNELS.get(kernels.own_release(), "6.1"))
 
 
-def avml() -> Path:
-    """AVML: the one on PATH, if it is new enough for ``avml acquire``, else built from its cargo package."""
+def avml(*, build: bool = True) -> Path:
+    """AVML: the one on PATH, if it is new enough for ``avml acquire``, else built from its cargo package.
+
+    That takes minutes; unless it is to ``build`` it, only what was built before is given.
+    """
     installed = shutil.which("avml")
     if installed:
         asked = subprocess.run([installed, "acquire", "--help"], capture_output=True, check=False)
@@ -35,6 +38,8 @@ def avml() -> Path:
     target = _place("avml")
     with cache.locked(target):
         if not target.exists():
+            if not build:
+                raise cache.NoLab("avml is not on PATH; where cargo is, python -m tests.lab builds it")
             cargo = shutil.which("cargo")
             if not cargo:
                 raise cache.NoLab("neither avml nor cargo, which could build it, is on PATH: see rustup.rs")
