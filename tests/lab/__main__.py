@@ -13,7 +13,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.lab import arm64, cache, guests, kernels, pythons
+from tests.lab import arm64, cache, guests, kernels, others, pythons
 
 AT_ONCE = 2
 """Guests booted side by side: each has two CPUs, but little to do on the second."""
@@ -56,6 +56,7 @@ def _make_all() -> None:
     for series in dict.fromkeys(recipe.kernel for recipe in guests.GUESTS.values()):
         kernels.get(series)
     with ThreadPoolExecutor(AT_ONCE) as pool:
+        taken = pool.submit(others.get)  # it may have to build AVML first, which takes minutes
         other = pool.submit(arm64.get)
         for made in pool.map(guests.get, guests.GUESTS.values()):
             times = json.loads((made.folder / "times.json").read_text())
@@ -63,6 +64,9 @@ def _make_all() -> None:
                 f"guest {made.name}: booted and recorded in {times['recorded']} s, in all {times['made']} s"
             )
         print(f"guest {other.result().folder.name}: there")
+        for name, reason in others.lacking(taken.result()).items():
+            print(f"guest {taken.result().name}: without {name}: {reason}")
+        print(f"guest {taken.result().name}: there")
     pythons.get()
 
 
