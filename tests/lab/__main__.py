@@ -56,7 +56,7 @@ def _make_all() -> None:
     for series in dict.fromkeys(recipe.kernel for recipe in guests.GUESTS.values()):
         kernels.get(series)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        taken = pool.submit(others.get)  # it may have to build AVML first, which takes minutes
+        taken = pool.submit(others.get)  # it may have to build programs first
         other = pool.submit(arm64.get)
         for made in pool.map(guests.get, guests.GUESTS.values()):
             times = json.loads((made.folder / "times.json").read_text())

@@ -28,7 +28,7 @@ def own_kernel() -> kernels.Kernel:
 def avml(*, build: bool = True) -> Path:
     """AVML: the one on PATH, if it is new enough for ``avml acquire``, else built from its cargo package.
 
-    That takes minutes; unless it is to ``build`` it, only what was built before is given.
+    Unless it is to ``build`` it, only what was built before is given.
     """
     installed = shutil.which("avml")
     if installed:
@@ -44,7 +44,9 @@ def avml(*, build: bool = True) -> Path:
             if not cargo:
                 raise cache.NoLab("neither avml nor cargo, which could build it, is on PATH: see rustup.rs")
             with cache.made_whole(target) as folder:
-                cache.run(cargo, "install", "--quiet", "--locked", "--root", str(folder), "avml")
+                # What it needs for sending an image away takes ten times as long to build as the rest.
+                options = ["--quiet", "--locked", "--no-default-features", "--root", str(folder)]
+                cache.run(cargo, "install", *options, "avml")
     return target / "bin" / "avml"
 
 
