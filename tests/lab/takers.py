@@ -45,8 +45,8 @@ def avml(*, build: bool = True) -> Path:
                 raise cache.NoLab("neither avml nor cargo, which could build it, is on PATH: see rustup.rs")
             with cache.made_whole(target) as folder:
                 # What it needs for sending an image away takes ten times as long to build as the rest.
-                options = ["--quiet", "--locked", "--no-default-features", "--root", str(folder)]
-                cache.run(cargo, "install", *options, "avml")
+                options = ["--quiet", "--locked", "--no-default-features", "--features", "convert"]
+                cache.run(cargo, "install", *options, "--root", str(folder), "avml")
     return target / "bin" / "avml"
 
 

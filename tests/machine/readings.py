@@ -34,17 +34,16 @@ EMPTY_SAME = 0.85
 
 
 class Shares(NamedTuple):
-    """What `check_beside_qemu` asks for at least."""
+    """What `check_beside_qemu` asks for at least; at None it does not look."""
 
     same: float = SAME
-    empty_same: float = EMPTY_SAME
-    pages: int = 10_000
-    """Of each kind that did not change."""
+    empty_same: float | None = EMPTY_SAME
 
 
-FILLED = Shares(0.95, 0.75, 5_000)
-"""For programs whose image stays in memory while they write it: it takes most of the empty pages, and the
-kernel notes that of each (96.7 to 99.8 % and 87.3 to 99.7 % were measured)."""
+FILLED = Shares(0.9, None)
+"""For programs whose image stays in memory while they write it: the kernel notes that of each page it takes
+(96.7 to 99.8 % were measured).  It takes most of the empty ones, and fills them with much that is empty, so
+that of those nothing can be said."""
 
 
 class Memory(NamedTuple):
@@ -197,7 +196,8 @@ def check_beside_qemu(
         ("hold something", shares.same, [index for index in unchanged if earlier[index] != EMPTY]),
         ("are empty", shares.empty_same, [index for index in unchanged if earlier[index] == EMPTY]),
     ):
-        same = sum(ours[index] == earlier[index] for index in chosen) / len(chosen)
+        same = sum(ours[index] == earlier[index] for index in chosen) / max(len(chosen), 1)
         print(f"{guest.name}: {same:.2%} of {len(chosen)} that {what} are what QEMU saw")
-        assert len(chosen) > shares.pages
-        assert same >= least
+        if least is not None:
+            assert len(chosen) > 10_000
+            assert same >= least
