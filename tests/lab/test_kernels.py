@@ -69,3 +69,8 @@ def test_a_key_that_stands_in_the_sources_is_handed_on_whole(etc: Path) -> None:
 def test_without_an_archive_the_lab_says_so(etc: Path) -> None:
     with pytest.raises(cache.NoLab, match="no Debian archive"):
         kernels.archives(etc)
+
+
+def test_the_source_of_a_package_is_asked_of_the_same_archive() -> None:
+    stanza = kernels.Archive("http://one.example/", "/etc/key.asc").stanza("trixie", "deb-src")
+    assert stanza.startswith("Types: deb-src\nURIs: http://one.example/\nSuites: trixie\n")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memdump.machine import manifest
 from tests.machine.readings import (
     Memory,
     check_beside_qemu,
@@ -84,3 +85,11 @@ def test_vmcoreinfo_is_what_stands_in_memory_where_the_kernel_says(
     assert note[12 : 12 + name_size] == b"VMCOREINFO\0"
     assert record.vmcoreinfo
     assert record.vmcoreinfo.encode() == note[24 : 24 + text_size]
+
+
+def test_what_is_taken_in_the_order_of_addresses_is_what_qemu_saw(others: Made) -> None:
+    path = others.folder / "ascending.lime"
+    own = manifest.load(f"{path}.json")
+    assert (own.source, own.order, own.complete) == ("kcore", "ascending", True)
+    before, after = (dumped(others, name) for name in ("after-memory.elf", "after-ascending.elf"))
+    check_beside_qemu(others, sums(lime(path), own.ranges), before, after, own)
