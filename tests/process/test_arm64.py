@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conftest import LAB_REQUIRED
 from tests.lab import arm64, cache
+from tests.lab.inside.arm64 import BEFOREHAND
 from tests.process.cores import Core
 from tests.process.targets import CALLS, WAITING_FOR_ALL
 from tests.process.test_core import is_whole
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.lab.arm64 import Made
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("arm64")]
 MODES = ("fork", "freeze", "live")
+ALL_MODES = (*MODES, "precopy")
 NT_PRSTATUS, NT_AUXV, NT_FILE = 1, 6, 0x46494C45
 NT_ARM_TLS, NT_ARM_SVE, NT_ARM_PAC_MASK = 0x401, 0x405, 0x406
 OF_DEBUGGERS_AND_KEYS = {0x402, 0x403, 0x407, 0x408}
@@ -61,7 +63,7 @@ def test_a_wait_ends_when_it_would_have(arm: Made, call: str) -> None:
 
 def test_threads_count_on_when_they_are_taken_and_when_memdump_is_killed(arm: Made) -> None:
     told = [words.split(" ", 1) for words in arm.told["counting"]["told"]]
-    assert len(told) == 10
+    assert len(told) == 11
     assert {children for _, children in told} == {"childless"}
     counted = [int(number) for number, _ in told]
     assert counted == sorted(set(counted))
@@ -81,12 +83,23 @@ def test_signals_that_come_meanwhile_arrive(arm: Made) -> None:
     assert told["said"] == ""
 
 
-def test_what_changes_all_the_time_is_never_torn(arm: Made) -> None:
+@pytest.mark.parametrize("mode", ["fork", "precopy"])
+def test_what_changes_all_the_time_is_never_torn(arm: Made, mode: str) -> None:
+    path = arm.folder / f"pattern-{mode}.core"
     start, size = (int(word, 16) for word in arm.told["pattern"]["where"].split())
-    assert is_whole(Core(arm.folder / "pattern.core").read(start, size))
+    assert json.loads(Path(f"{path}.json").read_text())["process"]["mode"] == mode
+    assert is_whole(Core(path).read(start, size))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("call", BEFOREHAND)
+def test_a_blocked_call_stays_blocked_when_its_process_is_copied_while_it_runs(arm: Made, call: str) -> None:
+    told = arm.told["beforehand"][call]
+    before, after = told["states"]
+    assert (told["status"], told["mode"], before["state"]) == (0, "precopy", "S")
+    assert after == before
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
 def test_the_notes_are_the_kernel_s(arm: Made, mode: str) -> None:
     """Those of the first thread, in kind, order and size."""
     ours, kernels = Core(arm.folder / f"deep-{mode}.core"), Core(arm.folder / "deep-kernel.core")
@@ -104,7 +117,7 @@ def first_thread(core: Core) -> list[tuple[str, int, int]]:
     return notes[: threads[1]]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ALL_MODES)
 def test_backtraces_and_registers_are_those_of_gdb_s_own_core(arm: Made, mode: str) -> None:
     ours = seen(arm, arm.folder / f"deep-{mode}.core")
     assert ours.count("go_down") > 8

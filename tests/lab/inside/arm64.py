@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 LAB, OUT = Path("/lab"), Path("/lab/out")
 PORT, WIRE = "/dev/vport0p1", "/dev/vport0p2"
 MODES = ("fork", "freeze", "live")
+"""Those that several processes may be taken in."""
+BEFOREHAND = ("poll", "epoll_wait", "futex_timeout", "nanosleep", "accept_timeout", "wait4")
+"""Calls in which processes wait that are taken each alone, copied while they run."""
 SLEEP = 6.0
 PATIENCE = 60
 
@@ -138,6 +141,21 @@ def blocked() -> dict[str, Any]:
     return {"before": before, "runs": told}
 
 
+def beforehand() -> dict[str, Any]:
+    """Programs in calls that must not come back, each copied while it runs; before and after."""
+    told = {}
+    for call in BEFOREHAND:
+        with running("blocked", call) as target:
+            time.sleep(0.5)
+            before = target.state()
+            status = take(target.pid, OUT / "beforehand.core", "--mode", "precopy")
+            process = json.loads((OUT / "beforehand.core.json").read_text())["process"]
+            time.sleep(0.2)
+            told[call] = {"status": status, "mode": process["mode"], "states": [before, target.state()]}
+            _remove("beforehand.core*")
+    return told
+
+
 def sleeping() -> dict[str, float]:
     """How long a sleep takes during which its process is taken, by the call that sleeps."""
     seconds = {}
@@ -160,7 +178,7 @@ def sleeping() -> dict[str, float]:
 def deep() -> dict[str, Any]:
     """Threads that stand still, beside gdb's core and the kernel's."""
     with running("deep", 8) as target:
-        status = [take(target.pid, OUT / f"deep-{mode}.core", "--mode", mode) for mode in MODES]
+        status = [take(target.pid, OUT / f"deep-{mode}.core", "--mode", mode) for mode in (*MODES, "precopy")]
         words = ["gdb", "-batch", "-nx", "-p", str(target.pid), "-ex", f"gcore {OUT / 'deep-gcore.core'}"]
         subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         target.process.send_signal(signal.SIGABRT)
@@ -172,7 +190,7 @@ def counting() -> dict[str, Any]:
     """Threads that count in their registers, taken again and again; memdump is killed at some moments too."""
     with running("counting", 3) as target:
         told = [target.ask()]
-        for mode in MODES:
+        for mode in (*MODES, "precopy"):
             take(target.pid, OUT / "counting.core", "--mode", mode)
             told.append(target.ask())
             _remove("counting.core*")
@@ -197,7 +215,10 @@ def vectors() -> dict[str, Any]:
 
 def pattern() -> dict[str, Any]:
     with running("pattern", 1) as target:
-        return {"status": take(target.pid, OUT / "pattern.core"), "where": target.first}
+        status = [
+            take(target.pid, OUT / f"pattern-{mode}.core", "--mode", mode) for mode in ("fork", "precopy")
+        ]
+        return {"status": status, "where": target.first}
 
 
 def signals() -> dict[str, Any]:
@@ -230,7 +251,7 @@ def run() -> dict[str, Any]:
     """Take processes, and write down what they notice and what the kernel says of the machine."""
     Path("/proc/sys/kernel/core_pattern").write_text(f"{OUT}/deep-kernel.core\n")
     told: dict[str, Any] = {"uname": list(os.uname())}
-    for step in (deep, blocked, sleeping, counting, vectors, pattern, signals):
+    for step in (deep, blocked, beforehand, sleeping, counting, vectors, pattern, signals):
         start = time.monotonic()
         try:
             told[step.__name__] = step()
