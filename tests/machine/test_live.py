@@ -218,6 +218,7 @@ def test_the_host_reads_the_same_as_qemu_dumps(live: Live, tmp_path: Path) -> No
     try:
         live.dump(tmp_path / "core")
         with open_image(tmp_path / "core") as core:
+            assert {at.start: at.size for at in core.ranges} == dict(source.ranges())
             for start, size in source.ranges():
                 for address in range(start, start + size, 1 << 20):
                     buffer = bytearray(min(1 << 20, start + size - address))
