@@ -62,22 +62,22 @@ def _compare(gib: float, folder: Path) -> None:
     with begun([str(built("tick")), str(int(gib * 1024))]) as target:
         if target.patient_line() != "ready":
             raise SystemExit("the program does not start")
-        peers, ours, forked, plain, idle, disk = [], [], [], [], [], []
+        peers, ours, beforehand, plain, idle, disk = [], [], [], [], [], []
         for _ in range(_ROUNDS):
             idle.append(_idle(target))
             ours.append(_memdump(target, folder))
-            forked.append(_memdump(target, folder, "--mode", "fork"))
+            beforehand.append(_memdump(target, folder, "--mode", "precopy"))
             plain.append(_plain(target.pid))
             peers.append(_gcore(target, folder))
             disk.append(_disk(ours[-1].size, folder))
-    _report(gib, peers, ours, forked, max(plain), min(idle), min(disk))
+    _report(gib, peers, ours, beforehand, max(plain), min(idle), min(disk))
 
 
 def _report(
     gib: float,
     peers: Sequence[Dumped],
     ours: Sequence[Dumped],
-    forked: Sequence[Dumped],
+    beforehand: Sequence[Dumped],
     plain: float,
     idle: float,
     disk: float,
@@ -85,16 +85,21 @@ def _report(
     peer = Dumped(min(one.seconds for one in peers), min(one.gap for one in peers))
     best = Dumped(min(one.seconds for one in ours), min(one.gap for one in ours))
     stop = min(max(one.pauses) for one in ours)
-    gap = min(one.gap for one in forked)
+    while_it_runs = Dumped(min(one.seconds for one in beforehand), min(one.gap for one in beforehand))
     rate = max(one.size / one.reading for one in ours)
     print(f"longest gap with neither {idle * 1e3:.1f} ms")
     print(f"gcore    whole {peer.seconds:6.2f} s   longest gap {peer.gap * 1e3:9.1f} ms")
     print(
         f"memdump  whole {best.seconds:6.2f} s   longest gap {best.gap * 1e3:9.1f} ms, stop {stop * 1e3:.1f}"
     )
-    print(f"with --mode fork                longest gap {gap * 1e3:9.1f} ms")
+    stood = min(sum(one.pauses) for one in beforehand)
+    print(
+        f"precopy  whole {while_it_runs.seconds:6.2f} s   longest gap {while_it_runs.gap * 1e3:9.1f} ms, stops"
+        f" {stood * 1e3:.1f}"
+    )
     print(f"stop per GiB {stop * 1e3 / gib:.1f} ms; reading {rate / 1e9:.2f} GB/s, plain {plain / 1e9:.2f}")
     print(verdict("gcore's pause in ours", peer.gap / best.gap, PAUSE))
+    print(verdict("gcore's pause in precopy's", peer.gap / while_it_runs.gap, PAUSE))
     print(verdict("gcore's time in ours", peer.seconds / best.seconds, WHOLE))
     most = peer.seconds / disk
     print(f"a file of that size, filled from one buffer by two threads: {disk:.2f} s, gcore's {most:.2f} x")

@@ -306,6 +306,20 @@ def test_memory_is_not_committed_twice(lab: Lab, foreseen: bool) -> None:
     )
 
 
+def test_what_may_not_be_copied_is_copied_while_it_runs(lab: Lab) -> None:
+    """Another user's, in a cgroup without room for another process, where memory is not promised twice."""
+    target = lab.begin("user=1000", "reserve=170", cgroup=lab.cgroup("few"))
+    lab.set(f"{CGROUPS}/few/pids.max", "1")
+    with little_to_promise(lab):
+        said = lab.take(target.pid, "--mode precopy")
+    assert "precopy mode" in said
+    process = lab.manifest()["process"]
+    assert (process["mode"], process["why_not"], process["live"]) == ("precopy", None, [])
+    target.is_unharmed()
+    target.has_its_pattern_in("a.core")
+    assert lab.live.run(f"cat {CGROUPS}/few/pids.events").stdout == b"max 0\n"
+
+
 def test_the_kernel_refuses_a_process_that_was_not_foreseen(lab: Lab) -> None:
     target = lab.begin("plain", cgroup=lab.cgroup("few", "pids.max=1"))
     said = lab.take(target.pid, how=HIDDEN_CGROUPS)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
+import os
 import random
 import resource
 import signal
@@ -18,6 +21,7 @@ import pytest
 
 from memdump import cli
 from memdump.process import capture, precopy, safety, watching
+from memdump.process.guardian import Guardian, Held
 from tests.process.cores import Core
 from tests.process.debugger import gdb
 from tests.process.targets import begun, built, needs_gcc, needs_gdb, running
@@ -36,18 +40,19 @@ pytestmark = [
 PAGE, PAGES, REGIONS = 4096, 64, 48
 FILE_BASE = 1 << 60
 REST = 64
+SIZE, HUGE = 64 * PAGE, 2 << 20
 
 
-MEMDUMP = [sys.executable, "-m", "memdump"]
+TAKING = [sys.executable, "-m", "memdump", "process", "--mode", "precopy"]
 
 
 def memdump(pid: int, *words: object) -> subprocess.CompletedProcess[str]:
-    command = [*MEMDUMP, "process", str(pid), *map(str, words)]
+    command = [*TAKING, str(pid), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def take(pid: int, out: Path, *options: str) -> dict[str, Any]:
-    done = memdump(pid, out, "--mode", "precopy", *options)
+    done = memdump(pid, out, *options)
     assert done.returncode == 0, done.stderr
     manifest: dict[str, Any] = json.loads(Path(f"{out}.json").read_text())
     assert manifest["process"]["mode_asked"] == "precopy"
@@ -141,24 +146,17 @@ def test_a_program_that_writes_all_the_time_is_copied_by_fork(tmp_path: Path) ->
 def test_a_large_process_is_copied_while_it_runs(tmp_path: Path) -> None:
     with running("tick", 300, first=False) as target:
         assert target.patient_line() == "ready"
-        done = memdump(target.pid, tmp_path / "large")
-        assert done.returncode == 0, done.stderr
-        assert "precopy mode" in done.stderr
+        process = take(target.pid, tmp_path / "large")["process"]
         is_not_watched(target.pid)
-        process = json.loads((tmp_path / "large.json").read_text())["process"]
         assert (process["mode"], process["why_not"], process["live"]) == ("precopy", None, [])
         assert sum(size for _, size in process["read_in_the_stop"]) < 32 << 20
-    with running("tick", 200, first=False) as target:
-        assert target.patient_line() == "ready"
-        done = memdump(target.pid, tmp_path / "small")
-        assert "fork mode" in done.stderr
 
 
 @pytest.mark.parametrize("options", [["{}.zst"], ["{}", "--digest"], ["{}", "--split", "1G"]])
 def test_what_is_written_in_order_is_copied_by_fork(tmp_path: Path, options: list[str]) -> None:
     with running("tick", 1) as target:
         words = [one.format(tmp_path / "core") for one in options]
-        done = memdump(target.pid, *words, "--mode", "precopy")
+        done = memdump(target.pid, *words)
     assert done.returncode == 0, done.stderr
     assert f"process {target.pid} is not copied while it runs: only a plain file" in done.stderr
     assert "fork mode" in done.stderr
@@ -195,7 +193,7 @@ def _nothing_is_left(folder: Path, target: Running) -> None:
 def test_stopped_while_it_is_copied_nothing_is_kept(tmp_path: Path, number: signal.Signals) -> None:
     with running("tick", 600, first=False) as target:
         assert target.patient_line() == "ready"
-        words = [*MEMDUMP, "process", str(target.pid), str(tmp_path / "core")]
+        words = [*TAKING, str(target.pid), str(tmp_path / "core")]
         with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as dump:
             while not (tmp_path / "core.part").exists():
                 assert dump.poll() is None
@@ -211,7 +209,7 @@ def test_killed_while_it_is_copied_the_process_runs_on(tmp_path: Path) -> None:
     with running("tick", 600, first=False) as target:
         assert target.patient_line() == "ready"
         for _ in range(8):
-            with subprocess.Popen([*MEMDUMP, "process", str(target.pid), str(tmp_path / "core")]) as dump:
+            with subprocess.Popen([*TAKING, str(target.pid), str(tmp_path / "core")]) as dump:
                 while not (tmp_path / "core.part").exists():
                     assert dump.poll() is None
                 time.sleep(random.random() * 0.3)
@@ -226,14 +224,14 @@ def test_killed_while_it_is_copied_the_process_runs_on(tmp_path: Path) -> None:
 def test_a_process_that_ends_while_it_is_copied(tmp_path: Path) -> None:
     with running("tick", 600, first=False) as target:
         assert target.patient_line() == "ready"
-        words = [*MEMDUMP, "process", str(target.pid), str(tmp_path / "core")]
+        words = [*TAKING, str(target.pid), str(tmp_path / "core")]
         with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as dump:
             while not (tmp_path / "core.part").exists():
                 assert dump.poll() is None
             target.process.kill()
             said = dump.communicate()[1]
     assert dump.returncode == 1, said
-    assert said.splitlines()[-1] == f"memdump: process {target.pid} has ended"
+    assert "memdump: the process has ended, or executes another program" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -243,8 +241,195 @@ def test_a_file_that_may_not_become_so_large(tmp_path: Path) -> None:
 
     with running("tick", 300, first=False) as target:
         assert target.patient_line() == "ready"
-        words = [*MEMDUMP, "process", str(target.pid), str(tmp_path / "core")]
+        words = [*TAKING, str(target.pid), str(tmp_path / "core")]
         done = subprocess.run(words, capture_output=True, text=True, preexec_fn=limit)
         assert done.returncode == 1, done.stderr
         assert "does not take a file of this size; nothing was kept" in done.stderr
         _nothing_is_left(tmp_path, target)
+
+
+@contextlib.contextmanager
+def hooked(
+    file: Path, untouched: int = 0, sparse: int = 0, huge: int = 0
+) -> Iterator[tuple[Running, list[int]]]:
+    with begun([str(built("hooked")), str(file), str(untouched), str(sparse), str(huge)]) as target:
+        yield target, [int(word, 16) for word in target.line().split()]
+
+
+def tell(target: Running, what: str) -> None:
+    assert target.process.stdin
+    target.process.stdin.write(f"{what}\n")
+    target.process.stdin.flush()
+    if target.line() != "0":
+        pytest.skip("this kernel does not do that")
+
+
+def before_the_stop(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """Do something when all is copied and nothing stands yet."""
+    hold = Guardian.hold
+
+    def first(self: Guardian) -> Held:
+        action()
+        return hold(self)
+
+    monkeypatch.setattr(Guardian, "hold", first)
+
+
+def taken(target: Running, out: Path, *options: str) -> tuple[int, dict[str, Any]]:
+    status = cli.main(["process", str(target.pid), str(out), "--mode", "precopy", *options])
+    return status, json.loads(Path(f"{out}.json").read_text())
+
+
+def test_pages_of_a_file_that_were_let_go_and_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hooked(tmp_path / "file") as (target, (changed, *_)):
+        before_the_stop(monkeypatch, lambda: tell(target, "d"))
+        assert taken(target, tmp_path / "core")[0] == 0
+        assert set(Core(tmp_path / "core").read(changed, SIZE)) == set(b"F")
+
+
+def test_huge_pages_that_were_let_go_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
+    if not free.exists() or int(free.read_text()) < 12:
+        pytest.skip("there are no huge pages")
+    with hooked(tmp_path / "file", huge=12) as (target, (*_, large)):
+        before_the_stop(monkeypatch, lambda: tell(target, "h"))
+        assert taken(target, tmp_path / "core")[0] == 0
+        assert set(Core(tmp_path / "core").read(large, 12 * HUGE)) == {0}
+        lines = Path(f"/proc/{target.pid}/maps").read_text().splitlines()
+        assert sum("hugepage" in line for line in lines) == 1  # it is not left in pieces
+
+
+def test_pages_that_cannot_be_read_in_the_stop_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hooked(tmp_path / "file") as (target, (_, _, plain, _)):
+        before_the_stop(monkeypatch, lambda: tell(target, "g"))
+        status, manifest = taken(target, tmp_path / "core")
+        assert set(Core(tmp_path / "core").read(plain, SIZE)) == {0}
+        assert (status, manifest["unreadable"]) == (1, [[hex(plain), SIZE]])
+
+
+def test_what_is_behind_a_file_that_was_cut_is_not_in_the_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hooked(tmp_path / "file") as (target, (changed, *_)):
+        before_the_stop(monkeypatch, lambda: tell(target, "t"))
+        taken(target, tmp_path / "core")
+        with contextlib.suppress(LookupError):
+            assert set(Core(tmp_path / "core").read(changed, SIZE)) == {0}
+
+
+def test_what_was_written_over_a_file_meanwhile_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hooked(tmp_path / "file") as (target, (_, unchanged, *_)):
+        before_the_stop(monkeypatch, lambda: tell(target, "n"))
+        assert taken(target, tmp_path / "core", "--skip", "file")[0] == 0
+        assert set(Core(tmp_path / "core").read(unchanged, SIZE)) == set(b"N")
+
+
+@pytest.mark.parametrize("memory", [{"untouched": 256}, {"sparse": 64}])
+def test_memory_without_pages_is_not_taken_for_written_to(tmp_path: Path, memory: dict[str, int]) -> None:
+    with hooked(tmp_path / "file", **memory) as (target, _):
+        process = taken(target, tmp_path / "core")[1]["process"]
+    assert (process["mode"], process["why_not"]) == ("precopy", None)
+
+
+def test_memory_that_another_one_watches_is_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would clear what the other one has to see."""
+    with hooked(tmp_path / "file") as (target, _):
+        ioctl = fcntl.ioctl
+
+        def refused(descriptor: int, request: int, *argument: Any) -> int:
+            if request == watching._REGISTER:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            result: int = ioctl(descriptor, request, *argument)
+            return result
+
+        monkeypatch.setattr(fcntl, "ioctl", refused)
+        process = taken(target, tmp_path / "core")[1]["process"]
+    assert process["mode"] != "precopy"
+    assert "watch" in (process["why_not"] or "")
+
+
+def test_a_guardian_that_was_killed_meanwhile_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found: list[int] = []
+    watch = Guardian.watch
+
+    def watched(self: Guardian, pid: int) -> None:
+        watch(self, pid)
+        found.append(self._pid)
+
+    monkeypatch.setattr(Guardian, "watch", watched)
+    before_the_stop(monkeypatch, lambda: os.kill(found[0], signal.SIGKILL))
+    with hooked(tmp_path / "file") as (target, _):
+        status = cli.main(["process", str(target.pid), str(tmp_path / "core"), "--mode", "precopy"])
+    assert status == 1
+    assert "guardian was killed" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("opened", ["os.open(path, os.O_RDWR | os.O_DIRECT)", "libc.syscall(425, 2, setup)"])
+def test_what_is_written_to_past_its_page_tables_is_copied_by_fork(tmp_path: Path, opened: str) -> None:
+    """By devices, for whatever is open with O_DIRECT, or by io_uring."""
+    (tmp_path / "file").touch()
+    program = (
+        f"import ctypes, os, sys; path = {str(tmp_path / 'file')!r}; libc = ctypes.CDLL(None)\n"
+        f"setup = ctypes.create_string_buffer(120)\ndone = {opened}\n"
+        "print('ready' if done >= 0 else 'refused', flush=True); input()"
+    )
+    with begun([sys.executable, "-c", program]) as target:
+        if target.line() != "ready":
+            pytest.skip("this kernel does not do that")
+        done = memdump(target.pid, tmp_path / "core")
+    assert done.returncode == 0, done.stderr
+    assert "is not copied while it runs: not only its own instructions may write to its memory" in done.stderr
+    assert "fork mode" in done.stderr
+
+
+def test_stopped_after_the_stop_it_tells_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written to before the stop is in it; shared memory, which comes last, is not."""
+    changed = struct.pack("=Q", 7) * (PAGE // 8)
+    program = (
+        "import mmap, sys; own = mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE); own.write(bytes(1 << 20))\n"
+        "shared = mmap.mmap(-1, 40 << 20); shared.write(b's' * len(shared)); import ctypes\n"
+        "at = [ctypes.addressof(ctypes.c_char.from_buffer(one)) for one in (own, shared)]\n"
+        "print(*map(hex, at), flush=True); sys.stdin.readline()\n"
+        f"own[:{PAGE}] = {changed!r}; print('changed', flush=True); sys.stdin.readline()"
+    )
+    with begun([sys.executable, "-c", program]) as target:
+        own, shared = (int(word, 16) for word in target.line().split())
+
+        def change() -> None:
+            assert target.process.stdin
+            target.process.stdin.write("\n")
+            target.process.stdin.flush()
+            assert target.line() == "changed"
+
+        before_the_stop(monkeypatch, change)
+        finish: Any = precopy.Precopy.finish
+
+        def interrupted(self: precopy.Precopy, *words: Any) -> Any:
+            return finish(self, *words[:-1], lambda: "stopped by a test")
+
+        monkeypatch.setattr(precopy.Precopy, "finish", interrupted)
+        status, manifest = taken(target, tmp_path / "core")
+    assert (status, manifest["complete"], manifest["stopped_by"]) == (1, False, "stopped by a test")
+    core = Core(tmp_path / "core.part")
+    assert core.read(own, PAGE) == changed
+    missing = [(int(start, 16), size) for start, size in manifest["not_taken"]]
+    assert not any(start <= own < start + size for start, size in missing)
+    inside = [
+        (max(start, shared), min(start + size, shared + (40 << 20)))
+        for start, size in missing
+        if start < shared + (40 << 20) and start + size > shared
+    ]
+    assert sum(end - start for start, end in inside) >= 36 << 20
+    assert not any(any(core.read(start, end - start)) for start, end in inside)

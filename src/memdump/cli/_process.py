@@ -57,8 +57,8 @@ class Begun(NamedTuple):
 
 
 def decide(args: argparse.Namespace, jobs: list[Job], *, grouped: bool) -> list[Job]:
-    """Choose whether a process is copied while it runs: a single one that is large, to a plain file."""
-    if args.mode not in (None, PRECOPY):
+    """See whether a process can be copied while it runs, if that was asked for."""
+    if args.mode != PRECOPY:
         return jobs
     job, target = jobs[0], jobs[0].target
     if len(jobs) > 1 or grouped:
@@ -66,11 +66,10 @@ def decide(args: argparse.Namespace, jobs: list[Job], *, grouped: bool) -> list[
     elif not _is_plain(args, job):
         reason = "only a plain file, without --split, --sign and --digest, is written in any order"
     else:
-        reason = precopy.reason_against(target.pid) if target.lendable else None
-    if reason is None and target.lendable and (args.mode or precopy.pays(target.details.values())):
+        reason = precopy.reason_against(target.pid) if target.lendable else target.reason
+    if reason is None:
         return [job._replace(target=target.beforehand)]
-    if args.mode and reason:
-        _say(f"process {target.pid} is not copied while it runs: {reason}")
+    _say(f"process {target.pid} is not copied while it runs: {reason}")
     return jobs
 
 
@@ -105,16 +104,18 @@ def begin(
     try:
         begun = Precopy(pid, place.output, job.target.details, job.choice)
         stack.callback(begun.close)
-        _copy(begun, place, interrupt)
-    except OSError:
-        raise Gone(f"process {pid} has ended") from None
+        _copy(begun, guardian, place, interrupt)
+    except (OSError, Gone):
+        raise Gone(precopy.GONE) from None
     return Begun(place, begun)
 
 
-def _copy(begun: Precopy, place: Destination, interrupt: Interrupt) -> None:
+def _copy(begun: Precopy, guardian: Guardian, place: Destination, interrupt: Interrupt) -> None:
     progress = Progress(begun.size)
 
     def stop() -> str | None:
+        if not guardian.is_there():
+            return "memdump's guardian was killed; nothing was kept"
         if interrupt.received:
             return f"stopped by {interrupt.received} before the process was taken; nothing was kept"
         return place.trouble and f"{place.place}: {place.trouble}; nothing was kept"

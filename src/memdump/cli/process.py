@@ -61,9 +61,9 @@ def _what(group: argparse._ArgumentGroup) -> None:
         "--mode",
         choices=(PRECOPY, FORK, FREEZE, LIVE),
         help="fork: a copy is made, which takes milliseconds, and the process runs on (default, where it is"
-        " safe); precopy: it is copied while it runs, and stands still for what it has written to meanwhile"
-        " (default for a large one and a plain file, from Linux 6.7 on); freeze: it stands still until it is"
-        " read; live: it stands still for its registers only",
+        " safe); precopy: it is copied while it runs, and stands still only for what it has written to"
+        " meanwhile (to a plain file, from Linux 6.12 on); freeze: it stands still until it is read; live: it"
+        " stands still for its registers only",
     )
     group.add_argument(
         "--skip",
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         contextlib.ExitStack() as stack,
     ):
         begun = _process.begin(guardian, jobs, interrupt, stack)
-        held = guardian.hold(begun.precopy.had() if begun else ())
+        held = guardian.hold()
         if held.joined:
             _process.check_place(args, out, len(held.captured))
             jobs += plan(held.joined)

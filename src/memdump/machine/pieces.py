@@ -1,7 +1,7 @@
 """How memory is cut: into blocks that are read at once, and pieces that have a range header in the image."""
 
 import array
-from typing import Iterator, List, Sequence, Union, overload
+from typing import Iterable, Iterator, List, Sequence, Union, overload
 
 from memdump.machine.source import Range, Source
 
@@ -93,6 +93,17 @@ def add(ranges: List[Range], new: Range) -> None:
         ranges[-1] = Range(ranges[-1].start, ranges[-1].size + new.size)
     else:
         ranges.append(new)
+
+
+def joined(ranges: Iterable[Range]) -> List[Range]:
+    """Put ranges in order; those that overlap or touch become one."""
+    found: List[Range] = []
+    for one in sorted(ranges):
+        if found and one.start <= found[-1].end:
+            found[-1] = Range(found[-1].start, max(found[-1].end, one.end) - found[-1].start)
+        else:
+            found.append(one)
+    return found
 
 
 def without(ranges: Sequence[Range], taken: Sequence[Range]) -> List[Range]:

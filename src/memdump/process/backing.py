@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from memdump.process.maps import Mapping
 
+_QUIETLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+"""It must not wait for whoever has a lease on the file."""
+
 
 def end_in(mapping: Mapping, pid: int) -> int:
     """Give how many bytes of a mapping its file reaches, in whole pages; all of it where that is unknown."""
@@ -35,8 +38,7 @@ def data_in(mapping: Mapping, pid: int) -> list[tuple[int, int]] | None:
     if found is None:
         return None
     try:
-        # It must not wait for whoever has a lease on the file.
-        file = os.open(found[0], os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        file = os.open(found[0], _QUIETLY)
     except OSError:
         return None
     try:
@@ -49,6 +51,32 @@ def data_in(mapping: Mapping, pid: int) -> list[tuple[int, int]] | None:
         return None
     finally:
         os.close(file)
+
+
+def opened(mapping: Mapping, pid: int) -> int:
+    """Open the very file of a mapping, to read it; raises ``OSError`` where it is not to be had."""
+    found = _file(mapping, pid)
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return os.open(found[0], _QUIETLY)
+
+
+class Content:
+    """What is in the file behind a mapping, read without the process: no page of it comes into that."""
+
+    def __init__(self, mapping: Mapping, file: int) -> None:
+        """Take the file, which stays the caller's."""
+        self._file = file
+        self._shift = mapping.offset - mapping.start
+
+    def read_into(self, address: int, buffer: memoryview) -> None:
+        """Fill a buffer, with zeros behind the end; raises ``OSError``."""
+        while buffer:
+            count = os.preadv(self._file, [buffer], address + self._shift)
+            if not count:
+                buffer[:] = bytes(len(buffer))
+                return
+            buffer, address = buffer[count:], address + count
 
 
 def _data(file: int, at: int, end: int) -> Iterator[tuple[int, int]]:

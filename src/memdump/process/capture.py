@@ -90,16 +90,16 @@ class Early(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What has become of the memory of a process since it was watched; runs for `pagemap.runs`."""
+    """What is in the private memory of a process that was watched; runs for `pagemap.runs`."""
 
     written: bytes
-    """What was written to, and all that is in memory and is not watched."""
+    """What was written to since it was protected last, and what is not watched and no file's."""
     empty: bytes
-    """What is nowhere in memory now."""
-    others: tuple[tuple[int, int], ...]
-    """Addresses, start and end, at which something of a file may be that was not there before."""
+    """What is nowhere in memory."""
     read: tuple[Early, ...] | None
-    """All of that, with some of its neighbours; None where it is too much for the stop."""
+    """All that was written to, with some of its neighbours; None where that is too much for the stop."""
+    unreadable: tuple[tuple[int, int], ...]
+    """What of that cannot be read, start and end."""
 
 
 class Captured(NamedTuple):
@@ -149,7 +149,6 @@ class Capture:
         self._reason: str | None = None
         self._taken: _Taken | None = None
         self._watcher: Watcher | None = None
-        self._watched: list[maps.Mapping] = []
         self._left: list[Threads] = []
         """Those of which some did not stop when they were asked to wait for the copy."""
         self.pauses: list[int] = []
@@ -190,12 +189,12 @@ class Capture:
         self.prepare()
         try:
             self._watcher = Watcher(self._descriptor())
+            self._watcher.watch(one for one in self._mappings if one.empty_is_zero)
         except (OSError, MemdumpError) as error:
             why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+            self.unwatch()
             self._copy_instead(f"what it writes cannot be watched: {why}")
             raise Unwatched(self._reason) from None
-        self._watched = self._mappings
-        self._watcher.watch(self._watched)
 
     def _descriptor(self) -> int:
         """Have the process make a descriptor that is ours then; raises ``OSError`` and `MemdumpError`."""
@@ -257,10 +256,10 @@ class Capture:
         if not self._threads.standing:
             raise Gone(f"process {self._wanted.pid} has ended")
 
-    def take(self, buffer: mmap.mmap, used: int, had: Sequence[tuple[int, int]] = ()) -> int:
+    def take(self, buffer: mmap.mmap, used: int) -> int:
         """Take what there is to take while all threads stand.
 
-        ``used`` bytes of the buffer are taken already; gives how many are then; ``had``: see `Guardian.hold`.
+        ``used`` bytes of the buffer are taken already; gives how many are then.
         """
         first = self._first()
         self._taken = _Taken(
@@ -276,7 +275,7 @@ class Capture:
         self._mappings = maps.parse(self._taken.maps)
         with proc.memory(first) as memory:
             self._check_instructions(memory)
-            changes = self._changes(first, memory, buffer, used, had) if self._mode == PRECOPY else None
+            changes = self._changes(first, memory, buffer, used) if self._mode == PRECOPY else None
             changed = sum(found.size for found in (changes and changes.read) or ())
             wanted = self._wanted._replace(early=()) if self._mode == PRECOPY else self._wanted
             view = memoryview(buffer)[: EARLY + changed]
@@ -285,34 +284,25 @@ class Capture:
         self._taken = self._taken._replace(early=early, changes=changes)
         return used + changed + sum(found.size for found in early)
 
-    def _changes(
-        self, tid: int, memory: int, buffer: mmap.mmap, used: int, had: Sequence[tuple[int, int]]
-    ) -> Changes:
+    def _changes(self, tid: int, memory: int, buffer: mmap.mmap, used: int) -> Changes:
         """Look for what was written to since it was watched, and read it where that is quickly done."""
         own = [one for one in self._mappings if one.end < _KERNEL]
         start, end = own[0].start, own[-1].end
         pages = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-        read = None
         try:
-            written = pagemap.note(pages, start, end, pagemap.CHANGED)
-            empty = pagemap.note(pages, start, end, pagemap.EMPTY)
-            unwatched = pagemap.spans(pagemap.scan(pages, start, end, pagemap.UNWATCHED))
-            private = [one for one in self._mappings if not one.shared]
-            files = [one for one in private if one.of_file]
-            lost = (run for one in had for run in pagemap.scan(pages, *one, pagemap.ABSENT))
-            others = [
-                *maps.within(files, unwatched),
-                *maps.moved(self._watched, files),
-                *maps.within(files, pagemap.spans(lost)),
-            ]
-            if pagemap.count(written) + len(others) <= _RUNS:
-                runs = [*maps.within(private, pagemap.spans(pagemap.runs(written))), *others]
-                read = _read_runs(sorted(runs), memory, buffer, used)
+            changed, other, empty = (
+                pagemap.note(pages, start, end, wanted)
+                for wanted in (pagemap.CHANGED, pagemap.OWN, pagemap.EMPTY)
+            )
         finally:
             os.close(pages)
+        read = None
+        if pagemap.count(changed) + pagemap.count(other) <= _RUNS:
+            runs = sorted(pagemap.spans(itertools.chain(pagemap.runs(changed), pagemap.runs(other))))
+            read = _read_runs(self._mappings, runs, memory, buffer, used)
         if read is None:
             self._copy_instead("it writes to more of its memory than could be read in the stop")
-        return Changes(written, empty, tuple(others), read)
+        return Changes(changed + other, empty, *(read or (None, ())))
 
     def _check_instructions(self, memory: int) -> None:
         """Look for instructions again if they are no longer there."""
@@ -630,11 +620,25 @@ class _Taken(NamedTuple):
 
 
 def _read_runs(
-    runs: Iterable[tuple[int, int]], memory: int, buffer: mmap.mmap, used: int
-) -> tuple[Early, ...] | None:
-    """Read runs of pages, start and end, but for pages that cannot be read; None where that is too much."""
-    found, end_at = [], used + CHANGED
-    left = list(pagemap.joined(runs, _NEAR))[::-1]
+    mappings: Iterable[maps.Mapping],
+    runs: Sequence[tuple[int, int]],
+    memory: int,
+    buffer: mmap.mmap,
+    used: int,
+) -> tuple[tuple[Early, ...], tuple[tuple[int, int], ...]] | None:
+    """Read runs of pages, start and end, of private memory; gives those, too, that cannot be read.
+
+    None where that is too much.
+    """
+    found: list[Early] = []
+    failed: list[tuple[int, int]] = []
+    end_at = used + CHANGED
+    left = [
+        span
+        for one in mappings
+        if not one.shared
+        for span in pagemap.joined(pagemap.inside(runs, one.start, one.end), _NEAR)
+    ][::-1]
     while left:
         start, end = left.pop()
         size = end - start
@@ -651,7 +655,9 @@ def _read_runs(
         elif size > PAGE_SIZE:
             half = start + size // 2 // PAGE_SIZE * PAGE_SIZE
             left += [(half, end), (start, half)]
-    return tuple(found)
+        else:
+            failed.append((start, end))
+    return tuple(found), tuple(pagemap.inside(failed, 0, _KERNEL))
 
 
 def _read_early(

@@ -34,6 +34,7 @@ _ROUNDS = 16
 _BETWEEN_LOOKS, _FAREWELL = 0.1, 10.0
 """Seconds after which it is asked whether memdump is to end; for which it waits for the guardian's end."""
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGPIPE)
+_KILLED = "memdump's guardian was killed; the processes run on"
 _NULL = "/dev/null"
 
 
@@ -41,13 +42,6 @@ class Watch(NamedTuple):
     """Asks for the writes of a process to be watched."""
 
     pid: int
-
-
-class Hold(NamedTuple):
-    """Asks for the processes to be taken."""
-
-    had: Sequence[tuple[int, int]]
-    """See `Guardian.hold`."""
 
 
 class Ended(NamedTuple):
@@ -124,18 +118,14 @@ class Guardian:
         """
         self._ask(Watch(pid))
 
-    def hold(self, had: Sequence[tuple[int, int]] = ()) -> Held:
-        """Take all processes at one instant; raises what kept the guardian from it, or `Gone`.
-
-        ``had``: of one that is watched, pages in mappings of files that were its own, start and end of each
-        run; where they are the file's again, they are read.
-        """
-        found: Held = self._ask(Hold(had))
+    def hold(self) -> Held:
+        """Take all processes at one instant; raises what kept the guardian from it, or `Gone`."""
+        found: Held = self._ask(None)
         return found
 
     def _ask(self, message: object) -> Any:
         """Have something done that takes long where a process is frozen meanwhile: it can be interrupted."""
-        self._channel.send(message)
+        self._send(message)
         while not self._channel.waits(_BETWEEN_LOOKS):
             reason = self._interrupted()
             if reason:
@@ -149,15 +139,25 @@ class Guardian:
     def release(self, pid: int) -> Ended:
         """Let a process go that stands, and end its copy; tells how that went, the second time too."""
         if pid not in self._ended:
-            self._channel.send(pid)
+            self._send(pid)
             self._ended[pid] = self._answer()
         return self._ended[pid]
+
+    def is_there(self) -> bool:
+        """Whether nobody has killed it; to be asked when nothing is asked of it."""
+        return not self._channel.waits(0)
+
+    def _send(self, message: object) -> None:
+        try:
+            self._channel.send(message)
+        except OSError:
+            raise MemdumpError(_KILLED) from None
 
     def _answer(self) -> Any:
         try:
             answer = self._channel.receive()
         except EOFError:
-            raise MemdumpError("memdump's guardian was killed; the processes run on") from None
+            raise MemdumpError(_KILLED) from None
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -218,7 +218,7 @@ def _serve(its: Channel, held: _Set, early: mmap.mmap) -> None:
     try:
         while isinstance(message := its.receive(), Watch):
             its.send(held.watch(message.pid))
-        its.send(held.hold(early, message.had))
+        its.send(held.hold(early))
         for one in captures:
             one.unwatch()
         while captures:
@@ -264,7 +264,7 @@ class _Set:
         self._joined: list[Target] = []
         self._ended: list[int] = []
 
-    def hold(self, early: mmap.mmap, had: Sequence[tuple[int, int]]) -> Held:
+    def hold(self, early: mmap.mmap) -> Held:
         """Take them; leaves those standing that are read so."""
         self._meet()
         for one in self.captures:
@@ -276,7 +276,7 @@ class _Set:
 
             def take(one: Capture) -> None:
                 nonlocal used
-                used = one.take(early, used, had)
+                used = one.take(early, used)
 
             self._each(take)
             self._each(Capture.copy)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 _NUMBER = re.compile(rb"\s*(\d{1,19})\b")
 _LINE = re.compile(
@@ -95,40 +92,6 @@ def _mapping(found: re.Match[bytes]) -> Mapping:
         int(inode),
         path.replace(b"\\012", b"\n"),  # the one character that is not written as it is
     )
-
-
-def within(mappings: Iterable[Mapping], runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Give what of some runs, start and end, is in the mappings; both ascend."""
-    left = iter(mappings)
-    found = next(left, None)
-    for start, end in runs:
-        while found and found.start < end:
-            if found.end > start:
-                yield max(start, found.start), min(end, found.end)
-            if found.end > end:  # the next run may be in it, too
-                break
-            found = next(left, None)
-
-
-def moved(before: Iterable[Mapping], now: Iterable[Mapping]) -> Iterator[tuple[int, int]]:
-    """Give the addresses, start and end, at which other files or other parts of them are mapped now."""
-    known: dict[tuple[str, int, int], list[Mapping]] = {}
-    for one in before:
-        known.setdefault(_content(one), []).append(one)
-    for one in now:
-        start = one.start
-        for same in known.get(_content(one), []):
-            if same.end > start and same.start < one.end:
-                if same.start > start:
-                    yield start, same.start
-                start = same.end
-        if start < one.end:
-            yield start, one.end
-
-
-def _content(mapping: Mapping) -> tuple[str, int, int]:
-    """Tell what is at an address."""
-    return mapping.device, mapping.inode, mapping.start - mapping.offset
 
 
 def parse_details(text: bytes) -> dict[tuple[int, int], Details]:

@@ -18,6 +18,8 @@ from memdump.process import pagemap
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memdump.process.backing import Content
+
 _ENTRY = 8
 _LAST_BYTE = _ENTRY - 1 if sys.byteorder == "little" else 0
 """Of an entry of pagemap; its upper three bits say: in memory, in swap, a file's."""
@@ -30,7 +32,7 @@ class Part(NamedTuple):
 
     start: int
     size: int
-    held: Memory | memoryview
+    held: Memory | Content | memoryview
     """Something to read, or what was read already."""
     private: bool
     """Whether pages that are nowhere are zeros: private memory without a file."""
@@ -124,7 +126,7 @@ class CapturedMemory(Source):
         if isinstance(part.held, memoryview):
             at = address - part.start
             buffer[:] = part.held[at : at + len(buffer)]
-        elif part.private:
+        elif part.private and isinstance(part.held, Memory):
             part.held.read_private(address, buffer)
         else:
             part.held.read_into(address, buffer)

@@ -6,13 +6,15 @@ alone is for `memory`.
 
 from __future__ import annotations
 
+import bisect
 import ctypes
 import fcntl
+import itertools
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 WATCHED, WRITTEN, FILE, PRESENT, SWAPPED = (1 << bit for bit in range(5))
 """Kinds of pages: in a watched mapping; written to since it was protected; a file's; in memory; in swap."""
@@ -23,6 +25,7 @@ _WALKED = 4
 _PROTECT = 1 << 0
 _REGION = struct.Struct("=QQQ")
 _REGIONS = 1024
+_BEHIND_ALL = 1 << 64
 NEAR = 16 << 20
 """Bytes: what lies so near to something is taken along, as a hole in the file."""
 
@@ -52,13 +55,13 @@ class Run(NamedTuple):
 
 USED = Wanted(some=PRESENT | SWAPPED)
 """Those that hold anything."""
-PROTECTED = Wanted(every=WATCHED, some=PRESENT | SWAPPED, told=FILE | PRESENT | SWAPPED, protect=True)
+PROTECTED = Wanted(every=WATCHED, some=PRESENT | SWAPPED, protect=True)
+"""Those that are watched and hold anything; they are protected."""
 AGAIN = PROTECTED._replace(every=WATCHED | WRITTEN)
-CHANGED = Wanted(every=WRITTEN, told=WRITTEN)
-"""Also those that are in memory and not watched."""
-UNWATCHED = Wanted(every=WATCHED, inverted=WATCHED, told=WATCHED)
-ABSENT = Wanted(every=PRESENT, inverted=PRESENT, told=WATCHED)
-"""Those that are not in memory: of a file that is watched, they seem to be in swap once they were let go."""
+"""Those of them that were written to since; they are protected again."""
+CHANGED = AGAIN._replace(protect=False)
+OWN = Wanted(every=WATCHED | FILE, some=PRESENT | SWAPPED, inverted=WATCHED | FILE)
+"""Those that are not watched, hold anything, and are no file's."""
 EMPTY = Wanted(every=PRESENT | SWAPPED, inverted=PRESENT | SWAPPED, told=WATCHED)
 """Those of a mapping that are neither in memory nor in swap."""
 
@@ -102,6 +105,16 @@ def _scan(pagemap: int, start: int, end: int, wanted: Wanted, regions: int = _RE
         if walked <= start:
             return
         start = walked
+
+
+def inside(found: Sequence[tuple[int, int]], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Give what of some spans, start and end, is within two addresses; they ascend, and none overlap."""
+    first = max(bisect.bisect_right(found, (start, _BEHIND_ALL)) - 1, 0)
+    for one, other in itertools.islice(found, first, None):
+        if one >= end:
+            return
+        if other > start:
+            yield max(start, one), min(end, other)
 
 
 def joined(spans: Iterable[tuple[int, int]], near: int = NEAR) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_BEHIND_ALL = 1 << 64
+
+
 class Place(NamedTuple):
     """Addresses, and where in the file they are."""
 
@@ -36,6 +39,21 @@ class Places:
         """Give addresses that have none yet a place behind all others."""
         bisect.insort(self._given, Place(start, end, self.end))
         self.end += end - start
+
+    def take_back(self, start: int, end: int) -> list[Place]:
+        """Let addresses have no place any more; gives those that they had."""
+        taken = list(self.of(start, end))
+        left = []
+        for given in self._given:
+            if given.end <= start or given.start >= end:
+                left.append(given)
+                continue
+            if given.start < start:
+                left.append(given._replace(end=start))
+            if given.end > end:
+                left.append(Place(end, given.end, given.at + end - given.start))
+        self._given = left
+        return taken
 
     def of(self, start: int, end: int) -> Iterator[Place]:
         """Tell where addresses are, as far as they have a place; those that are together come together."""
@@ -69,6 +87,3 @@ class Places:
     def spans(self) -> list[tuple[int, int]]:
         """Give all addresses that have a place."""
         return [(given.start, given.end) for given in self._given]
-
-
-_BEHIND_ALL = 1 << 64

@@ -10,9 +10,10 @@ file is not that of the addresses, which program headers need not follow.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
-import itertools
+import errno
+import os
+import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,19 @@ from memdump.errors import MemdumpError
 from memdump.machine import host, pieces
 from memdump.machine.buffers import page_aligned
 from memdump.machine.source import Range
-from memdump.process import architecture, corefile, maps, notes, pagemap, proc, sparse, take, watching
+from memdump.process import (
+    architecture,
+    backing,
+    corefile,
+    maps,
+    notes,
+    pagemap,
+    proc,
+    sparse,
+    take,
+    watching,
+)
+from memdump.process.capture import PRECOPY, Gone
 from memdump.process.corefile import Segment
 from memdump.process.lanes import Lanes
 from memdump.process.memory import CapturedMemory, Memory, Part
@@ -36,31 +49,42 @@ if TYPE_CHECKING:
     from memdump.process.guardian import Guardian
     from memdump.process.maps import Details, Mapping
     from memdump.process.notes import Owner
+    from memdump.process.places import Place
     from memdump.process.selection import Choice, Chosen
 
-_PAYS = 256 << 20
-"""Bytes in small pages: to copy the page tables of less takes no longer than to stop a process twice."""
 _VAST = 1 << 30
+_AT_ONCE = 64 << 20
+"""Bytes of addresses that are looked at in one go: meanwhile the process can map nothing."""
 _PASSES, _ENOUGH, _LESS = 6, 1 << 20, 0.7
 """How often what was written to is copied again at most; with so few bytes, or hardly less than the time
 before, the process is stopped."""
-_BEHIND_ALL = 1 << 64
+GONE = "the process has ended, or executes another program, before it was taken; nothing was kept"
 _ROOM, _EACH = 1 << 20, 8 << 10
 """Bytes in front of the memory, and of these for each thread and mapping: more than what goes there."""
+_BEHIND_THE_SCENES = ("anon_inode:[io_uring]", "anon_inode:kvm", "/dev/kvm", "/dev/vfio", "/dev/infiniband")
+"""Names of what lets devices, guests or the kernel write to memory on their own."""
 
 
 def reason_against(pid: int) -> str | None:
     """Say why a process cannot be copied while it runs; None where nothing is against it."""
     if not watching.is_supported():
-        return "this kernel cannot watch what it writes (from Linux 6.7 on it can)"
-    if proc.status(pid).number("VmPin"):
-        return "devices, too, may write to its memory (VmPin)"
+        return "this kernel cannot watch what it writes (from Linux 6.12 on it can)"
+    if proc.status(pid).number("VmPin") or _is_written_to_from_elsewhere(pid):
+        return "not only its own instructions may write to its memory (io_uring, O_DIRECT, devices, guests)"
     return None
 
 
-def pays(details: Iterable[Details]) -> bool:
-    """Whether a process is so large that it would stand for longer while a copy of it is made."""
-    return sum(found.anonymous - found.huge for found in details) >= _PAYS
+def _is_written_to_from_elsewhere(pid: int) -> bool:
+    """Whether there is anything open through which memory is written to past the process's page tables."""
+    folder = f"/proc/{proc.living(pid)}"
+    for number in os.listdir(f"{folder}/fd"):  # noqa: PTH208
+        with contextlib.suppress(OSError):  # it was closed
+            if os.readlink(f"{folder}/fd/{number}").startswith(_BEHIND_THE_SCENES):  # noqa: PTH115
+                return True
+            flags = re.search(rb"^flags:\s+([0-7]+)$", proc.read(pid, f"fdinfo/{number}"), re.MULTILINE)
+            if flags and int(flags[1], 8) & os.O_DIRECT:
+                return True
+    return False
 
 
 class _Watched(Memory):
@@ -69,46 +93,57 @@ class _Watched(Memory):
     def __init__(self, pid: int) -> None:
         """Open it; raises ``OSError``."""
         super().__init__(pid)
+        if self._pages is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         self.used: list[tuple[int, int]] = []
-        """Runs of pages, start and end, that were the process's own when they were protected."""
+        """Runs of pages, start and end, that have been something."""
+        self.failed: list[Range] = []
+        """What was written to, and could not be read again."""
+
+    def read_into(self, address: int, buffer: memoryview) -> None:
+        """Fill a buffer; raises ``OSError`` and `Gone`."""
+        try:
+            super().read_into(address, buffer)
+        except MemdumpError:
+            raise Gone(GONE) from None
 
     def read_private(self, address: int, buffer: memoryview) -> None:
-        """Fill a buffer from memory whose pages are zeros where there are none."""
+        """Fill a buffer, with zeros where there are no pages, and where nothing is watched."""
         at, end = address, address + len(buffer)
         for start, stop in self._protect(at, end, pagemap.PROTECTED):
             buffer[at - address : start - address] = bytes(start - at)
-            super().read_into(start, buffer[start - address : stop - address])
+            self.read_into(start, buffer[start - address : stop - address])
             at = stop
         buffer[at - address :] = bytes(end - at)
 
-    def read_into(self, address: int, buffer: memoryview) -> None:
-        """Fill a buffer from other memory, of which reading brings in the pages that are not there yet."""
-        super().read_into(address, buffer)
-        self._protect(address, address + len(buffer), pagemap.PROTECTED)
-        super().read_into(address, buffer)
-
-    def read_again(self, start: int, end: int) -> Iterator[tuple[int, memoryview]]:
-        """Read what was written to since it was protected: addresses and content."""
+    def read_again(self, start: int, end: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
+        """Read what was written to since it was protected, and protect it again: addresses and content."""
         for first, last in self._protect(start, end, pagemap.AGAIN):
-            for address in range(first, last, pieces.BLOCK):
-                yield from self._read_there(address, memoryview(bytearray(min(pieces.BLOCK, last - address))))
+            for address in range(first, last, len(buffer)):
+                yield from self._read_there(address, buffer[: last - address])
 
     def _read_there(self, address: int, data: memoryview) -> Iterator[tuple[int, memoryview]]:
-        """Read what is still there; what is gone is no matter, that will be seen when the process stands."""
+        """Read what is still there; of what is gone the stop will tell."""
         try:
-            super().read_into(address, data)
+            self.read_into(address, data)
             yield address, data
         except OSError:
             half = len(data) // 2 // host.PAGE_SIZE * host.PAGE_SIZE
             if half:
                 yield from self._read_there(address, data[:half])
                 yield from self._read_there(address + half, data[half:])
+            else:
+                self.failed.append(Range(address, len(data)))
 
     def _protect(self, start: int, end: int, wanted: pagemap.Wanted) -> list[tuple[int, int]]:
-        """Protect pages that are there; gives their runs."""
-        found = self.scan(start, end, wanted)
-        self.used += [(run.start, run.end) for run in found if not run.kinds & pagemap.FILE]
-        return list(pagemap.joined(pagemap.spans(found), near=0))
+        """Protect pages that are there; gives their runs.  Raises `Gone`."""
+        try:
+            runs = self.scan(start, end, wanted)
+        except ProcessLookupError:
+            raise Gone(GONE) from None
+        found = list(pagemap.joined(pagemap.spans(runs), near=0))
+        self.used += found
+        return found
 
 
 class Precopy:
@@ -131,8 +166,8 @@ class Precopy:
         self._memory = _Watched(living)
         self._parts: list[Part] = []
         for one in take.choose(mappings, self._details, choice, living):
-            if one.size and not one.mapping.shared:
-                part = Part(one.mapping.start, one.size, self._memory, one.mapping.empty_is_zero)
+            if one.size and one.mapping.empty_is_zero:
+                part = Part(one.mapping.start, one.size, self._memory, private=True)
                 for start, _, in_file in take.spans(one, part, living):
                     self._parts += [part._replace(start=start, size=in_file)] * bool(in_file)
         for part in self._parts:
@@ -142,17 +177,6 @@ class Precopy:
     def size(self) -> int:
         """Bytes that are copied at first."""
         return self._places.end - self._room
-
-    def had(self) -> list[tuple[int, int]]:
-        """Give the runs of pages, start and end, in mappings of files that were the process's own."""
-        used = list(pagemap.joined(sorted(self._memory.used), near=0))
-        files = (part for part in self._parts if not part.private)
-        return [span for part in files for span in _inside(used, part.start, part.end)]
-
-    def _copied(self) -> list[tuple[int, int]]:
-        """Give the runs of addresses, start and end, of which something may be in the file."""
-        files = ((part.start, part.end) for part in self._parts if not part.private)
-        return list(pagemap.joined(sorted([*self._memory.used, *files]), near=0))
 
     def close(self) -> None:
         """Let go of the process."""
@@ -165,18 +189,16 @@ class Precopy:
         self._output.skip(self._room)
         self._output.write_directly()
         reason = self._copy_parts(self._parts, progress, stop)
+        if reason:
+            raise MemdumpError(reason)
         before = 0
         for _ in range(_PASSES):
-            reason = reason or stop()
-            if reason:
-                raise MemdumpError(reason)
-            size = self._copy_again()
+            size = self._copy_again(stop)
             if size <= _ENOUGH or (before and size > before * _LESS):
                 break
             before = size
-        fresh = maps.parse_details(proc.read_or_nothing(proc.living(self._pid), "smaps"))
-        for key, found in fresh.items():
-            self._details.setdefault(key, found._replace(flags=found.flags - {"uw"}))
+        fresh = maps.parse_details(proc.read(proc.living(self._pid), "smaps"))
+        self._details = {key: found._replace(flags=found.flags - {"uw"}) for key, found in fresh.items()}
 
     def _copy_parts(
         self, parts: list[Part], progress: Callable[[int], None], stop: Callable[[], str | None]
@@ -185,13 +207,17 @@ class Precopy:
         self._lanes.append(Lanes(source, source.ranges(), self._output))
         return self._lanes[-1].copy(progress, stop)
 
-    def _copy_again(self) -> int:
+    def _copy_again(self, stop: Callable[[], str | None]) -> int:
         """Copy what was written to since it was copied last; gives bytes."""
-        size = 0
-        for start, end in pagemap.joined(self._places.spans(), near=0):
-            for address, data in self._memory.read_again(start, end):
-                self._put(address, data)
-                size += len(data)
+        size, buffer = 0, page_aligned(pieces.BLOCK)
+        for first, last in pagemap.joined(self._places.spans(), near=0):
+            for start in range(first, last, _AT_ONCE):
+                reason = stop()
+                if reason:
+                    raise MemdumpError(reason)
+                for address, data in self._memory.read_again(start, min(start + _AT_ONCE, last), buffer):
+                    self._put(address, data)
+                    size += len(data)
         return size
 
     def _put(self, address: int, data: memoryview) -> None:
@@ -204,8 +230,8 @@ class Precopy:
                 else:
                     self._output.write_at(data[first + start : first + end], place.at + start)
 
-    def _erase(self, start: int, end: int) -> None:
-        for place in self._places.of(start, end):
+    def _erase(self, places: Iterable[Place]) -> None:
+        for place in places:
             self._output.erase(place.at, place.size)
 
     # Once it was stopped.
@@ -220,64 +246,73 @@ class Precopy:
     ) -> tuple[Core, Taken]:
         """Bring the file to the instant of the stop; ``stop`` may give a reason to end early."""
         mappings = maps.parse(captured.maps)
-        chosen = take.choose(mappings, self._details, self._choice, take.holder_of(captured))
+        due = _Due(captured, self._memory.used)
+        details = due.corrected(self._details, mappings)
+        chosen = take.choose(mappings, details, self._choice, take.holder_of(captured))
         with contextlib.ExitStack() as stack:
-            sources = Sources(captured, guardian, stack)
-            found = [_Found(one, *sources.part(one)) for one in chosen if one.size]
-            now = _Now(captured, found, self._copied())
-            shared = self._give_places(found, now)
+            sources = _Sources(captured, guardian, stack)
+            found = [sources.found(one) for one in chosen if one.size]
+            due.add(found)
             reason = None
             try:
-                reason = self._copy_parts(shared, progress, stop) or self._change(found, now, guardian, stop)
+                reason = self._copy_rest(found, due, progress, stop)
+                reason = self._change(found, due, guardian, stop) or reason
             except MemdumpError as error:
-                reason = str(error)
-        return self._end(captured, owner, mappings, chosen, found, now, reason)
+                reason = reason or str(error)
+        return self._end(captured, owner, mappings, chosen, found, due, reason)
 
-    def _give_places(self, found: Sequence[_Found], now: _Now) -> list[Part]:
-        """Give places to what has come meanwhile; gives what of that is copied as a whole."""
-        shared: list[Part] = []
-        private: list[tuple[int, int]] = []
+    def _copy_rest(
+        self,
+        found: Sequence[_Found],
+        due: _Due,
+        progress: Callable[[int], None],
+        stop: Callable[[], str | None],
+    ) -> str | None:
+        """Copy what could not be copied before, and give places to what has come meanwhile."""
+        rest: list[Part] = []
         for one in found:
-            part = one.part
-            if one.shared:
-                spans = take.spans(one.chosen, part, self._pid)
-                shared += [part._replace(start=start, size=size) for start, _, size in spans if size]
-                continue
-            for start, end in self._places.without(part.start, part.end):
-                if one.empty_is_zero and end - start >= _VAST:
-                    private += pagemap.joined(_inside(now.written, start, end))
-                    continue
-                private.append((start, end))
-                if not one.empty_is_zero:
-                    unknown = pieces.without([Range(start, end - start)], now.known)
-                    now.to_read += [_part(part, one.start, one.end) for one in unknown]
-        for start, end in [*((part.start, part.end) for part in shared), *private]:
-            self._places.give(start, end)
-        return shared
+            if not one.was_watched:
+                self._erase(self._places.take_back(one.part.start, one.part.end))
+                spans = take.spans(one.chosen, one.part, self._pid)
+                rest += [one.part._replace(start=start, size=size) for start, _, size in spans if size]
+        for part in rest:
+            self._places.give(part.start, part.end)
+        for one in found:
+            if one.was_watched:
+                for start, end in list(self._places.without(one.part.start, one.part.end)):
+                    new = [(start, end)]
+                    if end - start >= _VAST:
+                        new = list(pagemap.joined(pagemap.inside(due.written, start, end)))
+                    for span in new:
+                        self._places.give(*span)
+        due.whole = [_range(part) for part in rest]
+        reason = self._copy_parts(rest, progress, stop)
+        missing = self._lanes[-1].missing
+        due.whole = take.behind(rest, missing.start) if missing else []
+        return reason
 
     def _change(
-        self, found: Sequence[_Found], now: _Now, guardian: Guardian, stop: Callable[[], str | None]
+        self, found: Sequence[_Found], due: _Due, guardian: Guardian, stop: Callable[[], str | None]
     ) -> str | None:
         """Write what is another content now; gives the reason where that comes to an early end."""
-        there = [_range(one.part) for one in found]
         had = [Range(start, end - start) for start, end in pagemap.joined(self._places.spans(), near=0)]
-        for gone in pieces.without(had, there):
-            self._erase(gone.start, gone.end)
-        for start, end in now.emptied:
-            self._erase(start, end)
-        for early in now.read:
-            self._put(early.start, guardian.early(early.at, early.size))
+        for gone in pieces.without(had, [_range(one.part) for one in found]):
+            self._erase(self._places.of(gone.start, gone.end))
+        for start, end in due.zeros:
+            self._erase(self._places.of(start, end))
+        while due.early:
+            self._put(due.early[0].start, guardian.early(due.early[0].at, due.early[0].size))
+            due.early.pop(0)
         buffer = page_aligned(pieces.BLOCK)
-        now.left = [(part, block) for part in now.to_read for block in pieces.blocks([_range(part)])]
-        while now.left:
+        while due.read:
             reason = stop()
             if reason:
                 return reason
-            part, block = now.left[0]
+            part, block = due.read[0]
             data = buffer[: block.size]
-            now.lost += pieces.read_block(CapturedMemory([part]), block.start, data, host.PAGE_SIZE)
+            due.lost += pieces.read_block(CapturedMemory([part]), block.start, data, host.PAGE_SIZE)
             self._put(block.start, data)
-            now.left.pop(0)
+            due.read.pop(0)
         return None
 
     def _end(
@@ -287,7 +322,7 @@ class Precopy:
         mappings: list[Mapping],
         chosen: Sequence[Chosen],
         found: Sequence[_Found],
-        now: _Now,
+        due: _Due,
         reason: str | None,
     ) -> tuple[Core, Taken]:
         """Write the headers and notes, and tell what is in the file."""
@@ -308,24 +343,20 @@ class Precopy:
         nothing = memoryview(b"")
         parts = [Part(one.start, one.in_file, nothing, False) for one in segments if one.in_file]
         ranges = [_range(part) for part in parts]
-        before, *later = (lanes.unreadable for lanes in self._lanes)
-        lost = sorted([*pieces.without(before, now.known), *now.lost, *itertools.chain(*later)])
-        missing = self._lanes[-1].missing
         core = Core(
             front=b"".join(data for _, data in front),
             parts=parts,
             live=[_range(one.part) for one in found if one.is_live],
             skipped=take.skipped_of(chosen),
-            read_early=[_range(one.part) for one in found if one.is_early]
-            + [Range(early.start, early.size) for early in now.read],
+            read_early=[*(_range(one.part) for one in found if one.is_early), *due.read_early],
         )
         taken = Taken(
             started=self._started,
             ended=host.now(),
             size=self._output.position,
             sha256=None,
-            unreadable=pieces.within(lost, ranges),
-            not_taken=([missing] if missing else []) + [block for _, block in now.left],
+            unreadable=pieces.within(due.unreadable(self._lanes, self._memory.failed), ranges),
+            not_taken=pieces.within(due.not_taken, ranges) if reason else [],
             stopped_by=reason,
             total_seconds=time.monotonic() - self._clock,
             reading_seconds=sum(lanes.reading_seconds for lanes in self._lanes),
@@ -355,76 +386,106 @@ class _Found(NamedTuple):
     is_early: bool
 
     @property
-    def shared(self) -> bool:
-        return self.chosen.mapping.shared
-
-    @property
-    def empty_is_zero(self) -> bool:
+    def was_watched(self) -> bool:
+        """Whether it is memory of the kind that is copied while the process runs."""
         return self.chosen.mapping.empty_is_zero
 
 
-class _Now:
-    """What of the private memory is another content than when it was copied."""
+class _Sources(Sources):
+    """Knows where the memory is held, of a process also that runs on without a copy of it."""
 
-    def __init__(
-        self, captured: Captured, found: Sequence[_Found], copied: Sequence[tuple[int, int]]
-    ) -> None:
-        """``copied``: addresses, start and end, of which something may be in the file already."""
+    def __init__(self, captured: Captured, guardian: Guardian, stack: contextlib.ExitStack) -> None:
+        super().__init__(captured, guardian, stack)
+        self._files: dict[tuple[str, int], int] = {}
+
+    def found(self, one: Chosen) -> _Found:
+        """Tell of a mapping.
+
+        The pages of a private mapping of a file that are the file's still are read from that, since the
+        process may write to them by now; those that are its own were read in the stop.
+        """
+        found = _Found(one, *self.part(one))
+        mapping = one.mapping
+        if self._captured.mode != PRECOPY or mapping.shared or not mapping.of_file:
+            return found
+        key = mapping.device, mapping.inode
+        try:
+            if key not in self._files:
+                self._files[key] = backing.opened(mapping, self._captured.pid)
+                self._stack.callback(os.close, self._files[key])
+        except OSError:
+            return found._replace(is_live=True)
+        held = backing.Content(mapping, self._files[key])
+        return found._replace(part=found.part._replace(held=held, private=False))
+
+
+class _Due:
+    """What is still to be written, once the process was stopped."""
+
+    def __init__(self, captured: Captured, used: Iterable[tuple[int, int]]) -> None:
+        """``used``: the runs of pages, start and end, of which something is in the file."""
         changes = captured.changes
         assert changes is not None
-        written = list(pagemap.spans(pagemap.runs(changes.written)))
-        empty = list(pagemap.spans(pagemap.runs(changes.empty)))
-        others = list(pagemap.joined(sorted(changes.others), near=0))
-        self.read = changes.read or ()
-        """What was read while the process stood."""
-        self.written: list[tuple[int, int]] = []
-        self.emptied: list[tuple[int, int]] = []
-        """What is zeros now."""
-        self.to_read: list[Part] = []
-        """What is still to be read."""
-        self.lost: list[Range] = []
-        """What could not be read."""
-        self.left: list[tuple[Part, Range]] = []
-        """What was not read in the end."""
-        known: list[tuple[int, int]] = []
+        self._changes = changes
+        self._used = list(pagemap.joined(sorted(used), near=0))
+        self._known: list[tuple[int, int]] = []
+        """What was written to or is empty, so that it does not matter what was read of it before."""
+        self.written = list(pagemap.joined(sorted(pagemap.spans(pagemap.runs(changes.written))), near=0))
+        """What was written to, start and end of each run."""
+        self.whole: list[Range] = []
+        """What is copied as a whole."""
+        self.zeros = list(changes.unreadable)
+        """What stands as zeros, start and end of each run."""
+        self.early = list(changes.read or ())
+        """What was read in the stop."""
+        self.read_early = [Range(early.start, early.size) for early in self.early]
+        self.read: list[tuple[Part, Range]] = []
+        """What is to be read of a copy, or of the process, which stands."""
+        self.lost = [Range(start, end - start) for start, end in changes.unreadable]
+        """What cannot be read."""
+
+    def corrected(
+        self, details: Dictionary[tuple[int, int], Details], mappings: Iterable[Mapping]
+    ) -> dict[tuple[int, int], Details]:
+        """Bring what was known of the mappings before the stop to the instant of it."""
+        now = dict(details)
+        for mapping in mappings:
+            key = mapping.start, mapping.end
+            if not mapping.shared and any(pagemap.inside(self.written, *key)):
+                found = now.get(key, maps.Details())
+                now[key] = found._replace(resident=found.resident or 1, anonymous=found.anonymous or 1)
+        return now
+
+    def add(self, found: Iterable[_Found]) -> None:
+        """Find out what is due of mappings."""
+        empty = list(pagemap.joined(sorted(pagemap.spans(pagemap.runs(self._changes.empty))), near=0))
         for one in found:
-            if one.shared:
+            if not one.was_watched:
                 continue
             part = one.part
-            changed = list(_inside(written, part.start, part.end))
-            self.written += changed
-            known += changed
-            if changes.read is None:
-                self.to_read += [_part(part, *span) for span in changed]
-            if one.empty_is_zero:
-                nothing = list(_inside(empty, part.start, part.end))
-                self.emptied += [span for start, end in nothing for span in _inside(copied, start, end)]
-                known += nothing
-                continue
-            again = list(_inside(others, part.start, part.end))
-            known += again
-            if changes.read is None:
-                self.to_read += [_part(part, *span) for span in again]
-        self.known = [Range(start, end - start) for start, end in pagemap.joined(sorted(known), near=0)]
-        """What need not have been read before."""
+            changed = list(pagemap.inside(self.written, part.start, part.end))
+            nothing = list(pagemap.inside(empty, part.start, part.end))
+            self._known += [*changed, *nothing]
+            self.zeros += [span for run in nothing for span in pagemap.inside(self._used, *run)]
+            if self._changes.read is None:
+                spans = [Range(start, end - start) for start, end in changed]
+                self.read += [(part, block) for block in pieces.blocks(spans)]
+
+    @property
+    def not_taken(self) -> list[Range]:
+        """What is in the file as it was before, or not at all."""
+        early = [Range(early.start, early.size) for early in self.early]
+        return pieces.joined([*self.whole, *early, *(block for _, block in self.read)])
+
+    def unreadable(self, lanes: Sequence[Lanes], failed: Iterable[Range]) -> list[Range]:
+        """Give what could be read neither while the process ran nor later."""
+        before, *later = (one.unreadable for one in lanes)
+        known = pieces.joined([Range(start, end - start) for start, end in self._known])
+        lost = pieces.without(pieces.joined([*before, *failed]), known)
+        for one in later:
+            lost += pieces.without(one, pieces.joined(self.read_early))
+        return pieces.joined([*lost, *self.lost])
 
 
 def _range(part: Part) -> Range:
     return Range(part.start, part.size)
-
-
-def _part(part: Part, start: int, end: int) -> Part:
-    """Cut a part."""
-    if isinstance(part.held, memoryview):
-        part = part._replace(held=part.held[start - part.start : end - part.start])
-    return part._replace(start=start, size=end - start)
-
-
-def _inside(spans: Sequence[tuple[int, int]], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Give what of some spans, start and end, is within two addresses; they ascend, and none overlap."""
-    first = max(bisect.bisect_right(spans, (start, _BEHIND_ALL)) - 1, 0)
-    for one, other in itertools.islice(spans, first, None):
-        if one >= end:
-            return
-        if other > start:
-            yield max(start, one), min(end, other)

@@ -48,7 +48,7 @@ def choose(
     mappings: Iterable[Mapping], details: Dictionary[tuple[int, int], Details], choice: Choice
 ) -> list[Chosen]:
     """Decide for all mappings; all of them are in the result, so that a debugger knows the addresses."""
-    unknown = Details(resident=1)
+    unknown = Details(resident=1, anonymous=1)
     chosen = []
     for mapping in mappings:
         found = details.get((mapping.start, mapping.end), unknown)

@@ -170,7 +170,7 @@ def spans(one: Chosen, part: Part, pid: int) -> list[tuple[int, int, int]]:
 def _runs(one: Chosen, part: Part, pid: int) -> list[tuple[int, int]] | None:
     """Give the runs of a vast mapping, start and end, outside of which nothing is; None for all of it."""
     start, end, few = part.start, part.end, part.size // _HARDLY
-    if part.size < _VAST or one.details.resident >= few or isinstance(part.held, memoryview):
+    if part.size < _VAST or one.details.resident >= few or not isinstance(part.held, Memory):
         return None
     runs = part.held.populated(start, end)
     if part.private:
@@ -267,7 +267,7 @@ def write(
         size=digest.size,
         sha256=sha256,
         unreadable=[lost for lost in reader.unreadable if not stopped_by or lost.end <= reached],
-        not_taken=_behind(found.parts, reached) if stopped_by else [],
+        not_taken=behind(found.parts, reached) if stopped_by else [],
         stopped_by=stopped_by,
         total_seconds=time.monotonic() - clock,
         reading_seconds=reader.seconds,
@@ -289,7 +289,7 @@ def copy(
         output.write_directly()
         lanes = Lanes(source, ranges, output)
         stopped_by = lanes.copy(progress, stop)
-        missing = _behind(found.parts, lanes.missing.start) if lanes.missing else []
+        missing = behind(found.parts, lanes.missing.start) if lanes.missing else []
     except MemdumpError as error:
         stopped_by = str(error)
     return Taken(
@@ -307,6 +307,7 @@ def copy(
     )
 
 
-def _behind(parts: Sequence[Part], reached: int) -> list[Range]:
+def behind(parts: Sequence[Part], reached: int) -> list[Range]:
+    """Give what of the parts is behind an address."""
     starts = [(max(part.start, reached), part.end) for part in parts if part.end > reached]
     return [Range(start, end - start) for start, end in starts]

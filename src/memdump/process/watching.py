@@ -1,4 +1,4 @@
-"""Having the kernel note which pages a process writes to (``userfaultfd(2)``, asynchronous, Linux 6.7).
+"""Having the kernel note which pages a process writes to (``userfaultfd(2)``, asynchronous).
 
 The descriptor is one for the memory of the process that makes it, so the process is lent for that; afterwards
 it is ours alone.  Nobody waits for anybody: a page that is protected and written to is noted, and the write
@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
+import functools
+import mmap
 import os
+import re
 import struct
 from typing import TYPE_CHECKING
 
-from memdump.process import architecture
+from memdump.process import architecture, pagemap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,26 +37,72 @@ _PIECE = 16 << 20
 _VAST = 1 << 40
 """Bytes; a mapping of more is not watched, since letting go of it would take long."""
 
+_SINCE = (6, 12)
+_MOVE = 3
+"""For ``mremap``: to a given place (``MREMAP_MAYMOVE | MREMAP_FIXED``)."""
 _ONE_THREAD = os.O_EXCL
 """For ``pidfd_open`` (``PIDFD_THREAD``)."""
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+@functools.cache
 def is_supported() -> bool:
-    """Whether this kernel can do it at all, and this Python."""
-    if not hasattr(os, "pidfd_open"):
+    """Whether this kernel can do it, and rightly, and this Python can.
+
+    Kernels before 6.12 have several flaws in it, and one more was mended in the course of 6.12: memory that
+    is moved is watched no more, and still seemed to be protected.  So it is tried out.
+    """
+    if not hasattr(os, "pidfd_open") or tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) < _SINCE:
         return False
     descriptor = _LIBC.syscall(architecture.this().numbers["userfaultfd"], USER_ONLY)
     if descriptor < 0:
         return False
     try:
         _open(descriptor)
+        return _sees_all(descriptor)
     except OSError:
         return False
     finally:
         os.close(descriptor)
-    return True
+
+
+def _sees_all(descriptor: int) -> bool:
+    """Try it with two pages of our own, of which one is written to, and the other one moved."""
+    size = mmap.PAGESIZE
+    start, elsewhere = _mapped(2 * size), _mapped(size)
+    pages = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        ctypes.memset(start, 1, 2 * size)
+        _register(descriptor, start, 2 * size)
+        for _ in pagemap.scan(pages, start, start + 2 * size, pagemap.PROTECTED):
+            pass
+        ctypes.memset(start, 2, size)
+        _LIBC.mremap(*map(ctypes.c_void_p, (start + size, size, size, _MOVE, elsewhere)))
+        runs = [
+            *pagemap.scan(pages, start, start + 2 * size, pagemap.CHANGED),
+            *pagemap.scan(pages, elsewhere, elsewhere + size, pagemap.OWN._replace(told=pagemap.WRITTEN)),
+        ]
+        moved = pagemap.Run(elsewhere, elsewhere + size, pagemap.WRITTEN)
+        return list(pagemap.spans(runs[:1])) == [(start, start + size)] and runs[1:] == [moved]
+    finally:
+        os.close(pages)
+        for address, length in ((start, 2 * size), (elsewhere, size)):
+            _LIBC.munmap(ctypes.c_void_p(address), ctypes.c_size_t(length))
+
+
+def _mapped(size: int) -> int:
+    """Map memory that Python knows nothing of."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    words = (0, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+    address = ctypes.cast(_LIBC.mmap, ctypes.CFUNCTYPE(ctypes.c_void_p, *[ctypes.c_long] * 6))(*words)
+    if address is None or address == ctypes.c_void_p(-1).value:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    return int(address)
+
+
+def _register(descriptor: int, start: int, size: int) -> None:
+    fcntl.ioctl(descriptor, _REGISTER, bytearray(_REGISTERED.pack(start, size, _WRITES, 0)))
 
 
 def _open(descriptor: int) -> None:
@@ -88,13 +138,19 @@ class Watcher:
             raise
 
     def watch(self, mappings: Iterable[Mapping]) -> None:
-        """Watch those of the mappings that can be; the kernel tells of the pages of which that is so."""
+        """Watch those of the mappings that can be; the kernel tells of the pages of which that is so.
+
+        Raises ``OSError`` where somebody else watches one: each would clear what the other one has to see.
+        """
         for found in mappings:
-            if found.shared or found.size > _VAST or found.permissions.startswith("---"):
+            if found.size > _VAST or found.permissions.startswith("---"):
                 continue
-            registered = bytearray(_REGISTERED.pack(found.start, found.size, _WRITES, 0))
-            with contextlib.suppress(OSError):  # it is gone, the kernel's own, or another one's to watch
-                fcntl.ioctl(self._descriptor, _REGISTER, registered)
+            try:
+                _register(self._descriptor, found.start, found.size)
+            except OSError as error:
+                if error.errno == errno.EBUSY:
+                    raise
+            else:
                 self._watched.append(found)
 
     def end(self) -> None:
