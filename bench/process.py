@@ -85,7 +85,7 @@ def _report(
     peer = Dumped(min(one.seconds for one in peers), min(one.gap for one in peers))
     best = Dumped(min(one.seconds for one in ours), min(one.gap for one in ours))
     stop = min(max(one.pauses) for one in ours)
-    while_it_runs = Dumped(min(one.seconds for one in beforehand), min(one.gap for one in beforehand))
+    early = Dumped(min(one.seconds for one in beforehand), min(one.gap for one in beforehand))
     rate = max(one.size / one.reading for one in ours)
     print(f"longest gap with neither {idle * 1e3:.1f} ms")
     print(f"gcore    whole {peer.seconds:6.2f} s   longest gap {peer.gap * 1e3:9.1f} ms")
@@ -94,12 +94,12 @@ def _report(
     )
     stood = min(sum(one.pauses) for one in beforehand)
     print(
-        f"precopy  whole {while_it_runs.seconds:6.2f} s   longest gap {while_it_runs.gap * 1e3:9.1f} ms, stops"
+        f"precopy  whole {early.seconds:6.2f} s   longest gap {early.gap * 1e3:9.1f} ms, stops"
         f" {stood * 1e3:.1f}"
     )
     print(f"stop per GiB {stop * 1e3 / gib:.1f} ms; reading {rate / 1e9:.2f} GB/s, plain {plain / 1e9:.2f}")
     print(verdict("gcore's pause in ours", peer.gap / best.gap, PAUSE))
-    print(verdict("gcore's pause in precopy's", peer.gap / while_it_runs.gap, PAUSE))
+    print(verdict("gcore's pause in precopy's", peer.gap / early.gap, PAUSE))
     print(verdict("gcore's time in ours", peer.seconds / best.seconds, WHOLE))
     most = peer.seconds / disk
     print(f"a file of that size, filled from one buffer by two threads: {disk:.2f} s, gcore's {most:.2f} x")

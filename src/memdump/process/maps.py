@@ -62,8 +62,6 @@ class Details(NamedTuple):
     """Bytes that are in memory or in swap."""
     anonymous: int = 0
     """Bytes of these that are no file's, changed copies of a file's pages among them."""
-    huge: int = 0
-    """Bytes of these in huge pages."""
     flags: frozenset[str] = frozenset()
     """Two letters each: ``dc`` not copied on fork, ``wf`` wiped on fork, ``dd`` not dumped, ``io``, ``ht``"""
 
@@ -110,11 +108,9 @@ def parse_details(text: bytes) -> dict[tuple[int, int], Details]:
         elif name == b"VmFlags":
             flags = frozenset(value.decode("ascii").split())
             resident = sum(sizes[size] for size in _RESIDENT)
-            found[key] = Details(
-                resident, sizes[b"Anonymous"] + sizes[b"Swap"], sizes[b"AnonHugePages"], flags
-            )
+            found[key] = Details(resident, sizes[b"Anonymous"] + sizes[b"Swap"], flags)
     return found
 
 
 _RESIDENT = (b"Rss", b"Swap", b"Private_Hugetlb", b"Shared_Hugetlb")
-_SIZES = (*_RESIDENT, b"Anonymous", b"AnonHugePages")
+_SIZES = (*_RESIDENT, b"Anonymous")
