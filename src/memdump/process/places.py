@@ -43,6 +43,8 @@ class Places:
     def take_back(self, start: int, end: int) -> list[Place]:
         """Let addresses have no place any more; gives those that they had."""
         taken = list(self.of(start, end))
+        if not taken:
+            return []
         left = []
         for given in self._given:
             if given.end <= start or given.start >= end:
