@@ -36,6 +36,8 @@ LONG = 1 << 20
 """A slice of this size is read once; to keep its frames would push out those that are read again."""
 AT_ONCE = 512 << 10
 """Bytes that a thread decompresses in one go."""
+_USUAL = 64 << 10
+"""Bytes of a frame as memdump writes them (`memdump.image.zstd_seekable.FRAME`)."""
 NOWHERE = (0, -1, b"")
 
 
@@ -54,6 +56,8 @@ class SeekableContent:
         self._frames: dict[int, bytes] = {}
         self._room = CACHE
         self._last = NOWHERE
+        self._recent: dict[int, tuple[int, int, bytes]] = {}
+        """Frames that are kept, by where they begin: one of the usual size is found without a search."""
         self._of_thread = threading.local()
         self._workers: ThreadPoolExecutor | None = None
 
@@ -66,18 +70,20 @@ class SeekableContent:
         return self._length
 
     def __getitem__(self, where: slice, /) -> bytes:
+        # The kernel engine reads a few bytes at a time, mostly from frames it has read from before.
+        start, stop = where.start, where.stop
+        if start is not None and stop is not None:
+            begin, end, data = self._recent.get(start // _USUAL, self._last)
+            if begin <= start <= stop <= end:
+                return data[start - begin : stop - begin]
         start, stop, _ = where.indices(self._length)
-        # The kernel engine reads a few bytes at a time, mostly from the frame it read from before.
-        begin, end, data = self._last
-        if begin <= start <= stop <= end:
-            return data[start - begin : stop - begin]
         if start >= stop:
             return b""
         first = bisect_right(self._starts, start) - 1
         begin, end = self._starts[first], self._starts[first + 1]
         if stop <= end:
             data = self._frames.get(first) or self._load(first)
-            self._last = (begin, end, data)
+            self._last = self._recent[begin // _USUAL] = (begin, end, data)
             return data[start - begin : stop - begin]
         numbers = range(first, bisect_right(self._starts, stop - 1))
         if stop - start >= LONG:
@@ -92,7 +98,9 @@ class SeekableContent:
         self._frames[number] = data
         self._room -= len(data)
         while self._room < 0:
-            self._room += len(self._frames.pop(next(iter(self._frames))))
+            oldest = next(iter(self._frames))
+            self._room += len(self._frames.pop(oldest))
+            self._recent.pop(self._starts[oldest] // _USUAL, None)
         return data
 
     def _long(self, numbers: range) -> Iterator[bytes]:
@@ -150,6 +158,7 @@ class SeekableContent:
     def close(self) -> None:
         """Forget what was decompressed and close the file."""
         self._last = NOWHERE
+        self._recent.clear()
         self._frames.clear()
         if self._workers is not None:
             self._workers.shutdown(cancel_futures=True)

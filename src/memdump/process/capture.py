@@ -219,7 +219,7 @@ class Capture:
         finally:
             self.release()
 
-    def _borrow(self, tid: int, found: Standing, name: str, arguments: list[int]) -> int:
+    def _borrow(self, tid: int, found: Standing, name: str, arguments: Sequence[int]) -> int:
         """Have a thread that stands make a call, and give what it returned."""
         assert self._instructions is not None
         rescued = self._rescued(tid, found, self._instructions)
@@ -597,17 +597,7 @@ class Capture:
             self._check_instructions(memory)
         if self._instructions is None:
             return False
-        arguments = (_in_its_namespace(child), 0, _WNOHANG | _WALL)
-        rescued = self._rescued(tid, found, self._instructions)
-        stack = rescued.frames.stack if rescued else None
-        try:
-            returned = inject.call(
-                tid, self._architecture, self._instructions.call, "wait4", arguments, stack
-            )
-        finally:
-            if rescued:
-                rescued.remove()
-        return returned.result != 0
+        return self._borrow(tid, found, "wait4", (_in_its_namespace(child), 0, _WNOHANG | _WALL)) != 0
 
 
 class _Taken(NamedTuple):
