@@ -128,7 +128,7 @@ def _front(
         0,
     )
     programs = [_program(form, _PT_NOTE, Segment(0, 0, len(notes), 0), notes_at, 4)]
-    for found, at in zip(segments, places, strict=True):
+    for found, at in zip(segments, places):  # noqa: B905 (Python 3.8)
         if at >= form.limit:
             raise MemdumpError("a core of a 32-bit process has room for 4 GiB: leave out some of it (--skip)")
         programs.append(_program(form, _PT_LOAD, found, at, PAGE_SIZE))

@@ -373,7 +373,7 @@ class Precopy:
         bounds = [at, *(place.start for place in places), end]
         if bounds[1] > at:
             yield Segment(at, bounds[1] - at, 0, mapping.elf_flags), 0
-        for place, following in zip(places, bounds[2:], strict=True):
+        for place, following in zip(places, bounds[2:]):  # noqa: B905 (Python 3.8)
             yield Segment(place.start, following - place.start, place.size, mapping.elf_flags), place.at
 
 

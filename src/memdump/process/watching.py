@@ -46,7 +46,7 @@ _ONE_THREAD = os.O_EXCL
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)  # noqa: UP033 (Python 3.8)
 def is_supported() -> bool:
     """Whether this kernel can do it, and rightly, and this Python can.
 
