@@ -320,13 +320,7 @@ def _key(kernel: kernels.Kernel) -> str:
 
 def main() -> int:
     """Make it, and say where it is."""
-    try:
-        made = get()
-    except (cache.NoLab, RuntimeError) as error:
-        print(f"the lab: {error}", file=sys.stderr)
-        return 1
-    print(made.folder)
-    return 0
+    return cache.say(lambda: [get().folder])
 
 
 if __name__ == "__main__":

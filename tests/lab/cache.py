@@ -7,11 +7,12 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 
 class NoLab(RuntimeError):
@@ -24,6 +25,16 @@ def folder() -> Path:
     if chosen:
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memdump-lab"
+
+
+def say(make: Callable[[], Sequence[object]]) -> int:
+    """Make something by hand, say what it gives, or why there is no lab for it; gives the exit status."""
+    try:
+        print(*make())
+    except (NoLab, RuntimeError) as error:
+        print(f"the lab: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 @contextlib.contextmanager

@@ -110,13 +110,11 @@ def _make(recipe: boot.Recipe, kernel: Kernel, had: dict[str, Path], folder: Pat
 
 def main() -> int:
     """Make it, and say where it is."""
-    try:
-        made = get()
-    except (cache.NoLab, RuntimeError) as error:
-        print(f"the lab: {error}", file=sys.stderr)
-        return 1
-    print(made.folder, json.loads((made.folder / "times.json").read_text()), lacking(made))
-    return 0
+    return cache.say(lambda: _told(get()))
+
+
+def _told(made: Made) -> list[object]:
+    return [made.folder, json.loads((made.folder / "times.json").read_text()), lacking(made)]
 
 
 if __name__ == "__main__":

@@ -185,6 +185,16 @@ def test_headers_without_room_in_front_stand_at_the_end(
     assert front == end
 
 
+@contextlib.contextmanager
+def copying(target: Running, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """memdump, when it has begun to copy a process that runs."""
+    words = [*TAKING, str(target.pid), str(folder / "core")]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as dump:
+        while not (folder / "core.part").exists():
+            assert dump.poll() is None
+        yield dump
+
+
 def _nothing_is_left(folder: Path, target: Running) -> None:
     assert not list(folder.iterdir())
     assert target.status("TracerPid") == "0"
@@ -195,10 +205,7 @@ def _nothing_is_left(folder: Path, target: Running) -> None:
 def test_stopped_while_it_is_copied_nothing_is_kept(tmp_path: Path, number: signal.Signals) -> None:
     with running("tick", 600, first=False) as target:
         assert target.patient_line() == "ready"
-        words = [*TAKING, str(target.pid), str(tmp_path / "core")]
-        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as dump:
-            while not (tmp_path / "core.part").exists():
-                assert dump.poll() is None
+        with copying(target, tmp_path) as dump:
             dump.send_signal(number)
             said = dump.communicate()[1]
         assert dump.returncode == 1, said
@@ -211,9 +218,7 @@ def test_killed_while_it_is_copied_the_process_runs_on(tmp_path: Path) -> None:
     with running("tick", 600, first=False) as target:
         assert target.patient_line() == "ready"
         for _ in range(8):
-            with subprocess.Popen([*TAKING, str(target.pid), str(tmp_path / "core")]) as dump:
-                while not (tmp_path / "core.part").exists():
-                    assert dump.poll() is None
+            with copying(target, tmp_path) as dump:
                 time.sleep(random.random() * 0.3)
                 dump.kill()
             (tmp_path / "core.part").unlink(missing_ok=True)
@@ -226,10 +231,7 @@ def test_killed_while_it_is_copied_the_process_runs_on(tmp_path: Path) -> None:
 def test_a_process_that_ends_while_it_is_copied(tmp_path: Path) -> None:
     with running("tick", 600, first=False) as target:
         assert target.patient_line() == "ready"
-        words = [*TAKING, str(target.pid), str(tmp_path / "core")]
-        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as dump:
-            while not (tmp_path / "core.part").exists():
-                assert dump.poll() is None
+        with copying(target, tmp_path) as dump:
             target.process.kill()
             said = dump.communicate()[1]
     assert dump.returncode == 1, said

@@ -111,8 +111,6 @@ def begin(
 
 
 def _copy(begun: Precopy, guardian: Guardian, place: Destination, interrupt: Interrupt) -> None:
-    progress = Progress(begun.size)
-
     def stop() -> str | None:
         if not guardian.is_there():
             return "memdump's guardian was killed; nothing was kept"
@@ -120,8 +118,16 @@ def _copy(begun: Precopy, guardian: Guardian, place: Destination, interrupt: Int
             return f"stopped by {interrupt.received} before the process was taken; nothing was kept"
         return place.trouble and f"{place.place}: {place.trouble}; nothing was kept"
 
-    try:
+    with _progress(begun.size) as progress:
         begun.copy(progress, stop)
+
+
+@contextlib.contextmanager
+def _progress(size: int) -> Iterator[Progress]:
+    """Show how far it is, and take that away in the end."""
+    progress = Progress(size)
+    try:
+        yield progress
     finally:
         progress.clear()
 
@@ -275,7 +281,7 @@ class _Writing(NamedTuple):
         layout = self.job.layout
         digest = Digest(place) if layout.sealing.layers else None
         sealed = layout.sealing.upon(digest or Sparse(place))
-        with self._progress(core.size) as progress:
+        with _progress(core.size) as progress:
             if place.output and _is_hasty(self.args, layout):
                 taken = take.copy(core, place.output, progress, self._stop(place))
             else:
@@ -287,19 +293,11 @@ class _Writing(NamedTuple):
         place, owner = begun.place, self.job.target.owner
         if place.output:
             place.output.keep_partial = True  # from now on there is something in it
-        with self._progress(begun.precopy.size) as progress:
+        with _progress(begun.precopy.size) as progress:
             core, taken = begun.precopy.finish(
                 self.captured, self.guardian, owner, progress, self._stop(place)
             )
         return self._close(core, taken, self.job.layout.sealing.upon(Sparse(place)), None, place)
-
-    @contextlib.contextmanager
-    def _progress(self, size: int) -> Iterator[Progress]:
-        progress = Progress(size)
-        try:
-            yield progress
-        finally:
-            progress.clear()
 
     def _stop(self, place: Destination) -> Callable[[], str | None]:
         def stop() -> str | None:

@@ -123,12 +123,12 @@ def acquire(
         sha256 = digest.close()
     there = ranges if stopped_by is None else writer.there(ranges)
     lost = pieces.without(broken.pages(source, ranges), reader.skipped)
-    unreadable = broken.joined(reader.unreadable, lost)
+    unreadable = pieces.joined([*reader.unreadable, *lost])
     return Taken(
         started=started,
         ended=source.now(),
         ranges=ranges,
-        unreadable=pieces.within(broken.joined(unreadable, writer.blank), there),
+        unreadable=pieces.within(pieces.joined([*unreadable, *writer.blank]), there),
         skipped=reader.skipped.below(writer.reached) if stopped_by else reader.skipped,
         not_taken=pieces.without(ranges, there),
         added=added,

@@ -8,7 +8,7 @@ import array
 import bisect
 from typing import Callable, List, Sequence, Union
 
-from memdump.machine import broken, lime, pieces
+from memdump.machine import lime, pieces
 from memdump.machine.acquire import Taken
 from memdump.machine.pipeline import Stream
 from memdump.machine.source import Range
@@ -64,7 +64,7 @@ def cut(taken: Taken, size: int, reached: int, why: str) -> Taken:
         sha256=None,
         stopped_by=taken.stopped_by or why,
         # Early copies behind a gap lead up to a high address, and do not fill the gap.
-        not_taken=broken.joined(taken.not_taken, _above(taken.ranges, reached)),
+        not_taken=pieces.joined([*taken.not_taken, *_above(taken.ranges, reached)]),
         unreadable=_below(taken.unreadable, reached),
         skipped=taken.skipped.below(reached),
     )

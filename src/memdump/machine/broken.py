@@ -29,11 +29,3 @@ def pages(source: Source, ranges: Sequence[Range]) -> List[Range]:
     except (OSError, MemdumpError):  # a source far away may be out of reach by now
         pass
     return found
-
-
-def joined(known: Sequence[Range], more: Sequence[Range]) -> List[Range]:
-    """Give what is in either; both ascend, as does what they give."""
-    found: List[Range] = []
-    for span in sorted([*known, *pieces.without(more, known)]):
-        pieces.add(found, span)
-    return found

@@ -26,6 +26,7 @@ PathLike = Union[str, "os.PathLike[str]"]
 Content = Union[bytes, Iterable[bytes]]
 """What is written to a file beside an image: bytes, or pieces where they are too many to be held at once."""
 
+_LIBC = ctypes.CDLL(None)
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 """Of ``fallocate(2)``."""
 _ZEROS = memoryview(bytes(1 << 18))
@@ -311,7 +312,7 @@ def settle_folder(path: str) -> None:
 def _punch(fd: int, at: int, size: int) -> bool:
     """Give the room of some bytes back, which read as zeros then; False where that cannot be done."""
     how = _KEEP_SIZE | _PUNCH_HOLE
-    return not ctypes.CDLL(None).fallocate(fd, how, ctypes.c_int64(at), ctypes.c_int64(size))
+    return not _LIBC.fallocate(fd, how, ctypes.c_int64(at), ctypes.c_int64(size))
 
 
 def _is_full(error: OSError) -> bool:

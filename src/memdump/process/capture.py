@@ -647,7 +647,7 @@ def _read_runs(
             left += [(half, end), (start, half)]
         else:
             failed.append((start, end))
-    return tuple(found), tuple(pagemap.inside(failed, 0, _KERNEL))
+    return tuple(found), tuple(failed)
 
 
 def _read_early(

@@ -119,21 +119,12 @@ class _Watched(Memory):
     def read_again(self, start: int, end: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
         """Read what was written to since it was protected, and protect it again: addresses and content."""
         for first, last in self._protect(start, end, pagemap.AGAIN):
-            for address in range(first, last, len(buffer)):
-                yield from self._read_there(address, buffer[: last - address])
-
-    def _read_there(self, address: int, data: memoryview) -> Iterator[tuple[int, memoryview]]:
-        """Read what is still there; of what is gone the stop will tell."""
-        try:
-            self.read_into(address, data)
-            yield address, data
-        except OSError:
-            half = len(data) // 2 // host.PAGE_SIZE * host.PAGE_SIZE
-            if half:
-                yield from self._read_there(address, data[:half])
-                yield from self._read_there(address + half, data[half:])
-            else:
-                self.failed.append(Range(address, len(data)))
+            part = Part(first, last - first, self, private=False)
+            for block in pieces.blocks([_range(part)]):
+                data = buffer[: block.size]
+                # Of what is gone by now the stop will tell.
+                self.failed += pieces.read_block(CapturedMemory([part]), block.start, data, host.PAGE_SIZE)
+                yield block.start, data
 
     def _protect(self, start: int, end: int, wanted: pagemap.Wanted) -> list[tuple[int, int]]:
         """Protect pages that are there; gives their runs.  Raises `Gone`."""
