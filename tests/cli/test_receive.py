@@ -492,6 +492,23 @@ def test_what_several_were_sending_when_interrupted_is_recorded(
         assert entry["image"]["sha256"] == sha256sum(folder / f"{number}.lime.part")
 
 
+EARLY = """
+import ctypes, functools, operator, os, signal, socket, sys
+from memdump.cli import main
+kill = functools.partial(ctypes.CDLL(None).kill, os.getpid(), signal.SIGINT)
+# No step of the interpreter lies between the two, so that Python's handler cannot run before the call waits.
+socket.socket.accept = lambda listener: list(map(operator.call, [kill, listener._accept]))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("options", "status"), [((), 130), (("--keep",), 0)])
+def test_a_signal_just_before_it_waits_ends_it(folder: Path, options: tuple[str, ...], status: int) -> None:
+    command = [sys.executable, "-c", EARLY, "receive", "0", str(folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, done.stderr
+
+
 def test_a_folder_for_many_and_a_port(folder: Path) -> None:
     def said(*arguments: str | Path) -> tuple[int, str]:
         command = [sys.executable, "-m", "memdump", "receive", *arguments]

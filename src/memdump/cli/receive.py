@@ -34,6 +34,8 @@ _AT_ONCE = 16
 """Senders; each takes some MiB of memory."""
 _SETTLING = 10.0
 """Seconds that what came has to get to the disk when somebody interrupts."""
+_LOOK = 0.5
+"""Seconds after which what waits looks for a signal: one that came just before the call does not end it."""
 INCOMPLETE = 1
 
 
@@ -71,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
         if args.keep:
             return _keep(listener, target, context)
         while True:
-            connection, peer = listener.accept()
-            status = _serve(connection, wire.spell(*peer[:2]), target, context)
+            connection, peer = _accept(listener)
+            status = _serve(connection, wire.spell(*peer), target, context)
             if status is not None:
                 return status
 
@@ -97,6 +99,15 @@ def _listen(text: str) -> socket.socket:
         raise UsageError(f"{text}: cannot listen there: {why}") from None
 
 
+def _accept(listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
+    """Wait for the next sender; raises ``KeyboardInterrupt`` whenever the signal came."""
+    listener.settimeout(_LOOK)
+    while True:
+        with contextlib.suppress(TimeoutError):
+            connection, peer = listener.accept()
+            return connection, peer[:2]
+
+
 def _keep(listener: socket.socket, target: Path, context: ssl.SSLContext | None) -> int:
     """Serve several senders, some at the same time, until interrupted."""
     statuses = [0]
@@ -113,11 +124,12 @@ def _keep(listener: socket.socket, target: Path, context: ssl.SSLContext | None)
     running: list[tuple[threading.Thread, socket.socket]] = []
     with contextlib.suppress(KeyboardInterrupt):
         while True:
-            free.acquire()
-            connection, peer = listener.accept()
+            while not free.acquire(timeout=_LOOK):
+                pass
+            connection, peer = _accept(listener)
             running = [(thread, handle) for thread, handle in running if thread.is_alive()]
             handle = connection.dup()  # TLS makes a new socket of the connection
-            arguments = (connection, wire.spell(*peer[:2]), handle)
+            arguments = (connection, wire.spell(*peer), handle)
             running.append((threading.Thread(target=serve, args=arguments, daemon=True), handle))
             running[-1][0].start()
     interrupted.set()
