@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import LAB_REQUIRED
 from tests.lab import arm64, cache
-from tests.lab.inside.arm64 import BEFOREHAND
+from tests.lab.inside.arm64 import BEFOREHAND, UNGUARDED
 from tests.process.cores import Core
 from tests.process.targets import CALLS, WAITING_FOR_ALL
 from tests.process.test_core import is_whole
@@ -68,6 +68,14 @@ def test_threads_count_on_when_they_are_taken_and_when_memdump_is_killed(arm: Ma
     counted = [int(number) for number, _ in told]
     assert counted == sorted(set(counted))
     assert arm.told["counting"]["state"]["blocked"] == "0" * 16
+
+
+@pytest.mark.parametrize("name", [*UNGUARDED, "arm64_vectors", "counting"])
+def test_a_thread_finds_back_when_the_guardian_is_killed(arm: Made, name: str) -> None:
+    """In front of whatever request: its call goes on, or it counts on in all of its registers."""
+    told = arm.told["unguarded"][name]
+    assert told["wrong"] is None
+    assert told["requests"] > 40
 
 
 def test_registers_that_a_call_may_change_are_restored(arm: Made) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import mmap
 import os
 import random
@@ -16,71 +17,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memdump.process import inject, maps, proc, ptrace
+from memdump.process import inject, maps, proc
 from memdump.process.architecture import this
 from memdump.process.capture import Capture
 from memdump.process.guardian import Guardian
 from memdump.process.selection import Choice
 from memdump.process.target import survey
+from tests.lab.inside import dying
 from tests.process.cores import Core
 from tests.process.targets import CALLS, Running, needs_gcc, running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 pytestmark = [
     needs_gcc,
-    pytest.mark.skipif(os.uname().machine != "x86_64", reason="only there a thread finds back by itself"),
+    pytest.mark.skipif(os.uname().machine != "x86_64", reason="arm64 is tried in its guest (test_arm64)"),
 ]
 _PATIENCE = 10
-
-
-def _taker(pid: int, prepare: Callable[[], None]) -> int:
-    """Begin a process that takes another one."""
-    taker = os.fork()
-    if taker:
-        return taker
-    status = 1
-    try:
-        prepare()
-        with Guardian([survey(pid, "fork").wanted(Choice())]) as guardian:
-            guardian.hold()
-            guardian.release(pid)
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def _have_it_die(dies_at: int, anywhere: bool) -> None:
-    """Have the guardian die in front of its n-th request to ptrace.
-
-    If not ``anywhere``, only those count that are made while a thread is borrowed.
-    """
-    request, call = ptrace._PTRACE, inject.call
-    counts, left = anywhere, dies_at
-
-    def counted(*arguments: object) -> object:
-        nonlocal left
-        left -= counts
-        if not left:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return request(*arguments)
-
-    def borrowing(*arguments: object, **options: int) -> object:
-        nonlocal counts
-        counts = True
-        try:
-            return call(*arguments, **options)  # type: ignore[arg-type]
-        finally:
-            counts = anywhere
-
-    ptrace._PTRACE = counted  # type: ignore[assignment]
-    inject.call = borrowing  # type: ignore[assignment]
-
-
-def _survived(taker: int) -> bool:
-    """Whether the guardian of a taker has come to its end."""
-    return os.waitstatus_to_exitcode(os.waitpid(taker, 0)[1]) == 0
 
 
 def _living(target: Running) -> set[str]:
@@ -119,15 +73,14 @@ def _runs(target: Running) -> None:
     assert not _living(target)
 
 
-def _points(target: Running, anywhere: bool) -> Iterator[int]:
+def _points(target: Running, *, anywhere: bool) -> Iterator[int]:
     """Have the guardian die at one request after the other, until it comes to its end."""
-    for number in range(1, 1000):
-        if _survived(_taker(target.pid, functools.partial(_have_it_die, number, anywhere))):
-            assert number > 20, "it has hardly begun"
-            print(f"{number - 1} requests")
-            return
+    number = 0
+    for number in dying.points(target.pid, anywhere=anywhere):
+        assert number < 1000, "the guardian never comes to its end"
         yield number
-    raise AssertionError("the guardian never comes to its end")
+    assert number > 20, "it has hardly begun"
+    print(f"{number} requests")
 
 
 @contextlib.contextmanager
@@ -145,7 +98,17 @@ def test_at_each_request(how: str) -> None:
     with _vectors(how) as target:
         for _ in _points(target, anywhere=True):
             _runs(target)
-        print(f"{len(target.children().split())} copies remain as zombies")
+        assert not target.children(), "a copy remains as a zombie"
+
+
+def test_at_each_request_on_the_stack_of_a_coroutine() -> None:
+    """What is around it is data, so it finds back by what stands elsewhere, where there is room once."""
+    for number in itertools.count(1):
+        with running("coroutine") as target:
+            if dying.survives(target.pid, number, anywhere=False):
+                break
+            _runs(target)
+    assert number > 20, "it has hardly begun"
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -182,7 +145,7 @@ def _kill_somebody(target: Running, chance: random.Random, longest: float) -> No
     Most do so a random while after a thread was borrowed: first for the copy, then to wait for it.
     """
     with mmap.mmap(-1, 1) as told:
-        taker = _taker(target.pid, functools.partial(_have_it_tell, told))
+        taker = dying.begin(target.pid, functools.partial(_have_it_tell, told))
         ended = time.monotonic() + 5
         while (guardian := int(target.status("TracerPid"))) == 0 and time.monotonic() < ended:
             time.sleep(0)
@@ -255,6 +218,7 @@ def test_a_copy_that_is_held_is_killed_with_the_guardian(
             _left_alone(target)
             assert _ended_by(child) == signal.SIGKILL
         _runs(target)
+        assert not target.children(), "memdump, which lives, has not had it reaped"
 
 
 def _ended_by(zombie: int) -> int:

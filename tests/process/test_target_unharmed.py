@@ -521,7 +521,7 @@ def test_a_call_that_faults_leaves_the_process_as_it_was() -> None:
     """There is no instruction at this address any more, say: the fault is not the program's."""
     with running("counting", 2) as target:
         with borrowing(target), pytest.raises(inject.Forced, match="SIGSEGV"):
-            inject.call(target.pid, this(), 16, "wait4")
+            inject.call(target.pid, this(), inject.Instructions(16), "wait4")
         time.sleep(0.05)
         assert target.state != "T"
         survives(target)

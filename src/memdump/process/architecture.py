@@ -37,6 +37,17 @@ when it gives EINTR but ``connect``, which goes on connecting, and called again 
 _WAITING = "pselect6 ppoll nanosleep clock_nanosleep restart_syscall rt_sigsuspend msgrcv msgsnd"
 _UNTIL_A_HANDLER = f"{_WAITING} {_INTERRUPTED_FOR_GOOD}".split()
 """System calls that any handler ends, whatever it asks for (``signal(7)``)."""
+_TIMED = ("poll", "nanosleep", "futex", "clock_nanosleep", "restart_syscall")
+"""System calls that ``restart_syscall`` goes on with, the rest of their time."""
+
+
+class Behind(NamedTuple):
+    """What a thread finds behind a system call and a return."""
+
+    stack: int
+    """The stack pointer: a signal frame is there, below the address of the return if that is on the stack."""
+    back: int
+    """The address that it returns to: instructions that make the call ``rt_sigreturn``."""
 
 
 class Architecture(NamedTuple):
@@ -63,6 +74,8 @@ class Architecture(NamedTuple):
     """The other sets of registers: type and owner of the note, the type being the set's for ptrace too."""
     bits: int = 64
     """Of a word."""
+    link: int | None = None
+    """Where the address is that a function returns to.  None: on the stack."""
     narrow: Architecture | None = None
     """What it is for programs of 32 bits, whose registers the kernel gives in a form of their own."""
     exchange: int | None = None
@@ -90,26 +103,36 @@ class Architecture(NamedTuple):
     def _form(self) -> str:
         return f"={self.words}{'Q' if self.bits == _LONG else 'I'}"
 
-    def _signed(self, word: int) -> int:
+    def signed(self, word: int) -> int:
         """Read a word as a number with a sign."""
         return word - (1 << self.bits) if word >> self.bits - 1 else word
 
     def in_call(self, registers: bytes) -> bool:
         """Whether the thread was stopped inside a system call, as far as its registers tell."""
         known = self.of(registers)
-        return known.original is not None and known._signed(known.unpack(registers)[known.original]) >= 0
+        return known.original is not None and known.signed(known.unpack(registers)[known.original]) >= 0
 
     @property
     def begin_anew(self) -> frozenset[int]:
         """The numbers of the system calls that wait for all of their time again when they are made again."""
         return self.numbers_of(_INTERRUPTED_FOR_GOOD.split())
 
+    @property
+    def timed(self) -> frozenset[int]:
+        """The numbers of the system calls of which the kernel remembers how long they have still to wait."""
+        return self.numbers_of(_TIMED)
+
     def numbers_of(self, names: Sequence[str]) -> frozenset[int]:
         """Give the numbers of those of the calls that it has."""
         return frozenset(self.numbers[name] for name in names if name in self.numbers)
 
-    def calling(self, registers: bytes, at: int, name: str, arguments: Sequence[int]) -> bytes:
-        """Give the registers with which a thread makes a system call by the instruction at ``at``."""
+    def calling(
+        self, registers: bytes, at: int, name: str, arguments: Sequence[int], behind: Behind | None = None
+    ) -> bytes:
+        """Give the registers with which a thread makes a system call by the instruction at ``at``.
+
+        Those are its own otherwise, but for what it is to find ``behind`` the call.
+        """
         words = self.unpack(registers)
         words[self.pc] = at
         words[self.number] = self.numbers[name]
@@ -117,6 +140,10 @@ class Architecture(NamedTuple):
             words[self.original] = -1  # nothing to restart while this one is made
         register, bits = self.branch
         words[register] &= ~bits
+        if behind is not None:
+            words[self.sp] = behind.stack
+            if self.link is not None:
+                words[self.link] = behind.back
         return self.with_arguments(self.pack(words), arguments)
 
     def with_arguments(self, registers: bytes, arguments: Sequence[int]) -> bytes:
@@ -135,7 +162,7 @@ class Architecture(NamedTuple):
 
     def returned(self, registers: bytes) -> int:
         """Give what a system call returned: negative for an error's number."""
-        return self._signed(self.unpack(registers)[self.result])
+        return self.signed(self.unpack(registers)[self.result])
 
     def uninterrupted(self, registers: bytes) -> bytes | None:
         """Correct a system call that gives EINTR for no other reason than that the thread was stopped.
@@ -145,7 +172,7 @@ class Architecture(NamedTuple):
         """
         known = self.of(registers)
         words = known.unpack(registers)
-        if known.original is None or known._signed(words[known.result]) != -_EINTR:
+        if known.original is None or known.signed(words[known.result]) != -_EINTR:
             return None
         number = words[known.original]
         if number not in restartable(known):
@@ -161,7 +188,7 @@ class Architecture(NamedTuple):
         if self.of(registers) is not self:
             return None
         words = self.unpack(registers)
-        if self._signed(words[self.result]) != -_EINTR or before.number not in restartable(self):
+        if self.signed(words[self.result]) != -_EINTR or before.number not in restartable(self):
             return None
         left = (words[self.number], words[self.sp], words[self.pc], *(words[at] for at in self.arguments[1:]))
         if left != (before.number, before.sp, before.pc, *before.arguments[1:]):
@@ -216,11 +243,12 @@ X86_64 = Architecture(
     arguments=(14, 13, 12, 7, 9, 8),
     original=15,
     numbers=_numbers(
-        "read 0 write 1 readv 19 writev 20 sendfile 40 connect 42 accept 43 sendto 44 recvfrom 45"
-        " sendmsg 46 recvmsg 47 clone 56 vfork 58 wait4 61 semop 65 rt_sigtimedwait 128 io_getevents 208"
-        " semtimedop 220 epoll_wait 232 waitid 247 splice 275 epoll_pwait 281 accept4 288 recvmmsg 299"
-        " sendmmsg 307 userfaultfd 323 io_pgetevents 333 io_uring_enter 426 close_range 436 pidfd_getfd 438"
-        " epoll_pwait2 441"
+        "read 0 write 1 poll 7 rt_sigreturn 15 readv 19 writev 20 nanosleep 35 sendfile 40 connect 42"
+        " accept 43 sendto 44 recvfrom 45 sendmsg 46 recvmsg 47 clone 56 vfork 58 wait4 61 semop 65"
+        " rt_sigtimedwait 128 futex 202 io_getevents 208 restart_syscall 219 semtimedop 220"
+        " clock_nanosleep 230 exit_group 231 epoll_wait 232 waitid 247 splice 275 epoll_pwait 281"
+        " accept4 288 recvmmsg 299 sendmmsg 307 userfaultfd 323 io_pgetevents 333 io_uring_enter 426"
+        " close_range 436 pidfd_getfd 438 epoll_pwait2 441"
     ),
     more=((NT_FPREGSET, "CORE"), (0x202, "LINUX")),  # NT_X86_XSTATE
     narrow=I386,
@@ -256,12 +284,12 @@ AARCH64 = Architecture(
     # that there was a call (arch/arm64/kernel/signal.c); see `Architecture.again` for the others.
     original=None,
     numbers=_numbers(
-        "io_getevents 4 epoll_pwait 22 read 63 write 64 readv 65 writev 66 sendfile 71 pselect6 72 ppoll 73"
-        " splice 76 waitid 95 nanosleep 101 clock_nanosleep 115 restart_syscall 128 rt_sigsuspend 133"
-        " rt_sigtimedwait 137 msgrcv 188 msgsnd 189 semtimedop 192 semop 193 accept 202 connect 203"
-        " sendto 206 recvfrom 207 sendmsg 211 recvmsg 212 clone 220 accept4 242 recvmmsg 243 wait4 260"
-        " sendmmsg 269 userfaultfd 282 io_pgetevents 292 io_uring_enter 426 close_range 436 pidfd_getfd 438"
-        " epoll_pwait2 441"
+        "io_getevents 4 epoll_pwait 22 read 63 write 64 readv 65 writev 66 sendfile 71 pselect6 72"
+        " ppoll 73 splice 76 exit_group 94 waitid 95 futex 98 nanosleep 101 clock_nanosleep 115"
+        " restart_syscall 128 rt_sigsuspend 133 rt_sigtimedwait 137 rt_sigreturn 139 msgrcv 188 msgsnd 189"
+        " semtimedop 192 semop 193 accept 202 connect 203 sendto 206 recvfrom 207 sendmsg 211 recvmsg 212"
+        " clone 220 accept4 242 recvmmsg 243 wait4 260 sendmmsg 269 userfaultfd 282 io_pgetevents 292"
+        " io_uring_enter 426 close_range 436 pidfd_getfd 438 epoll_pwait2 441"
     ),
     more=(
         (NT_FPREGSET, "CORE"),
@@ -277,6 +305,7 @@ AARCH64 = Architecture(
         (0x409, "LINUX"),  # NT_ARM_TAGGED_ADDR_CTRL
     ),
     narrow=ARM,
+    link=30,
     exchange=0x404,
     lost=(NT_ARM_SVE, NT_ARM_SSVE),
     branch=(33, 0xC00),  # PSTATE.BTYPE

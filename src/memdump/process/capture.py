@@ -32,6 +32,8 @@ _WNOHANG, _WALL = 1, 0x40000000
 _WAITING = ("wait4", "waitid")
 _PATIENCE, _LOOK = 1.0, 0.005
 """Seconds after which it is asked whether a copy that does not end is frozen; between looks at it."""
+_TO_BE_FREED = 5.0
+"""Seconds that the memory of a copy which was killed may take to be freed."""
 _SOON = 0.02
 """Seconds for which a thread is waited for that is only to be left alone again."""
 _CANDIDATES, _LOOKED_AT = 8, 64
@@ -225,7 +227,7 @@ class Capture:
         rescued = self._rescued(tid, found, self._instructions)
         try:
             stack = rescued.frames.stack if rescued else None
-            called = inject.call(tid, self._architecture, self._instructions.call, name, arguments, stack)
+            called = inject.call(tid, self._architecture, self._instructions, name, arguments, stack)
         finally:
             if rescued:
                 rescued.remove()
@@ -344,7 +346,7 @@ class Capture:
             arguments = [arguments[0] | _CLONE_PARENT_SETTID, frames.child, frames.pid]
             stack = frames.waiting
         try:
-            returned = self._clone(tid, self._instructions.call, arguments, stack)
+            returned = self._clone(tid, self._instructions, arguments, stack)
         except TimeoutError:
             self._freeze("its cgroup was frozen meanwhile")
             return
@@ -358,29 +360,37 @@ class Capture:
         if returned.child is None:
             self._freeze(_why_no_copy(-returned.result))
 
-    def _clone(self, tid: int, at: int, arguments: list[int], stack: int | None) -> inject.Returned:
+    def _clone(
+        self, tid: int, instructions: inject.Instructions, arguments: list[int], stack: int | None
+    ) -> inject.Returned:
         """Have a thread make the copy; a stop or a freezing that comes just then has it begin again."""
         for _ in range(_TRIES):
-            returned = inject.call(tid, self._architecture, at, "clone", arguments, stack)
+            returned = inject.call(tid, self._architecture, instructions, "clone", arguments, stack)
             if returned.result != -_ERESTARTNOINTR:
                 break
         return returned
 
     def _rescued(self, tid: int, found: Standing, instructions: inject.Instructions) -> rescue.Rescue | None:
         """Prepare a thread that stands for the case that memdump is killed, where that is possible."""
-        if not self._has_room(found):
+        stack = self._place(tid, found)
+        if stack is None:
             return None
         try:
-            return rescue.Rescue(tid, instructions, self._waited_in.get(tid))
+            return rescue.Rescue(tid, self._architecture, instructions, self._waited_in.get(tid), stack)
         except (OSError, ValueError):
             return None
 
-    def _has_room(self, found: Standing) -> bool:
-        """Whether a thread, in native code, can find back and its stack has room for that."""
+    def _place(self, tid: int, found: Standing) -> int | None:
+        """Give the stack pointer below which a thread, in native code, can find what leads it back."""
         known, instructions = self._architecture, self._instructions
         if instructions is None or instructions.back is None:
-            return False
-        return rescue.has_room(self._mappings, known.unpack(found.registers)[known.sp])
+            return None
+        stack = known.unpack(found.registers)[known.sp]
+        if rescue.has_room(self._mappings, stack):
+            return stack
+        standing = (one.registers for one in self._threads.standing.values() if self._is_native(one))
+        others = (known.unpack(registers)[known.sp] for registers in standing)
+        return rescue.unused(self._mappings, tid, [stack, *others])
 
     def _freeze(self, reason: str) -> None:
         self._mode, self._reason = FREEZE, reason
@@ -398,7 +408,7 @@ class Capture:
         for candidates in (inside, outside):
             some = list(itertools.islice(candidates, _CANDIDATES))
             if some:
-                return min(some, key=lambda one: self._loss(one[1]))
+                return min(some, key=lambda one: self._loss(*one))
         return None
 
     def _is_in_call(self, tid: int, found: Standing) -> bool:
@@ -408,11 +418,11 @@ class Capture:
     def _is_native(self, found: Standing) -> bool:
         return self._architecture.of(found.registers) is self._architecture
 
-    def _loss(self, found: Standing) -> int:
+    def _loss(self, tid: int, found: Standing) -> int:
         """Tell what a thread would lose were memdump killed: nothing, the time that it waited, or itself."""
-        if not self._has_room(found):
+        if self._place(tid, found) is None:
             return 2
-        return int(rescue.begins_anew(found.registers))
+        return int(rescue.begins_anew(self._architecture, found.registers))
 
     def go_on(self) -> None:
         """Let the process run on, unless it is to stand while it is read."""
@@ -465,7 +475,7 @@ class Capture:
             inject.call(
                 self._child,
                 self._architecture,
-                self._instructions.call,
+                self._instructions,
                 "close_range",
                 [0, 0xFFFFFFFF, _CLOSE_RANGE_UNSHARE],
                 options=inject.OF_COPY,
@@ -495,6 +505,17 @@ class Capture:
             return f"{remains}: {why}" if why else None
         except (OSError, MemdumpError) as error:
             return f"{remains} ({error})"
+
+    def reap_left(self, child: int) -> None:
+        """Have the process wait for a copy that ends because its guardian, another one, was killed."""
+        end = time.monotonic() + _TO_BE_FREED
+        with contextlib.suppress(OSError, ValueError, MemdumpError):
+            while (found := proc.stat(child)).state not in "ZX":
+                if time.monotonic() > end:
+                    return
+                time.sleep(_LOOK)
+            if found.exit_signal == 0:  # else the copy is no more, and its id another one's
+                self._reap(child)
 
     def _reap(self, child: int) -> str | None:
         """Have the process wait for its copy, which has ended: the kernel keeps it until then."""
@@ -529,7 +550,7 @@ class Capture:
         number = _call_of(tid)
         if number in self._architecture.begin_anew:
             return 2
-        return int(number in restartable(self._architecture) or number in rescue.TIMED)
+        return int(number in restartable(self._architecture) or number in self._architecture.timed)
 
     def _may_wait(self, tid: int) -> bool:
         """Whether a thread may find the copy that has ended before it is taken away.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from memdump.errors import MemdumpError, NotPermitted
 from memdump.process import architecture, channel, refusal
-from memdump.process.capture import CHANGED, EARLY, LIVE, Capture, Captured, Gone, Wanted
+from memdump.process.capture import CHANGED, EARLY, FORK, LIVE, Capture, Captured, Gone, Wanted
 from memdump.process.threads import PATIENCE, Busy
 
 if TYPE_CHECKING:
@@ -52,6 +52,13 @@ class Ended(NamedTuple):
     """Nanoseconds, each time that it stood."""
     left: str | None
     """What could not be taken back."""
+
+
+class Copied(NamedTuple):
+    """A process has its copy."""
+
+    pid: int
+    child: int
 
 
 class Held(NamedTuple):
@@ -104,6 +111,8 @@ class Guardian:
         self._known = architecture.this()
         ours, its = channel.pair()
         self._channel = ours
+        self._copies: dict[int, int] = {}
+        """Of the processes that were taken and not released, those that have one."""
         self._ended: dict[int, Ended] = {}
         self._interrupted = interrupted
         self._pid = os.fork()
@@ -126,11 +135,15 @@ class Guardian:
     def _ask(self, message: object) -> Any:
         """Have something done that takes long where a process is frozen meanwhile: it can be interrupted."""
         self._send(message)
-        while not self._channel.waits(_BETWEEN_LOOKS):
-            reason = self._interrupted()
-            if reason:
-                raise MemdumpError(f"stopped by {reason} before anything was taken; nothing was written")
-        return self._answer()
+        while True:
+            while not self._channel.waits(_BETWEEN_LOOKS):
+                reason = self._interrupted()
+                if reason:
+                    raise MemdumpError(f"stopped by {reason} before anything was taken; nothing was written")
+            answer = self._answer()
+            if not isinstance(answer, Copied):
+                return answer
+            self._copies[answer.pid] = answer.child
 
     def early(self, at: int, size: int) -> memoryview:
         """Give what was read while the processes stood."""
@@ -141,6 +154,7 @@ class Guardian:
         if pid not in self._ended:
             self._send(pid)
             self._ended[pid] = self._answer()
+            self._copies.pop(pid, None)
         return self._ended[pid]
 
     def is_there(self) -> bool:
@@ -170,10 +184,34 @@ class Guardian:
     ) -> None:
         self._channel.close()
         # What it has still to do cannot be hurried, and it needs nobody for that.
-        end = time.monotonic() + _FAREWELL
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(self._pid, os.WNOHANG) == (0, 0) and time.monotonic() < end:
-                time.sleep(_BETWEEN)
+        status = _waited_for(self._pid)
+        if status is not None and os.WIFSIGNALED(status) and self._copies:
+            self._reap()
+
+    def _reap(self) -> None:
+        """Have the copies reaped that a guardian has left which was killed: they have ended with it."""
+        reaper = os.fork()
+        if reaper:
+            _waited_for(reaper)
+            return
+        try:
+            _leave()
+            for pid, child in self._copies.items():
+                Capture(Wanted(pid, FORK), self._known).reap_left(child)
+        finally:
+            os._exit(0)
+
+
+def _waited_for(pid: int) -> int | None:
+    """Wait for a process of ours that is about to end; gives its status, or None where it takes too long."""
+    end = time.monotonic() + _FAREWELL
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < end:
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                return status
+            time.sleep(_BETWEEN)
+    return None
 
 
 def _guard(its: Channel, held: _Set, early: mmap.mmap) -> None:
@@ -189,8 +227,8 @@ def _guard(its: Channel, held: _Set, early: mmap.mmap) -> None:
         os._exit(status)
 
 
-def _leave(its: Channel) -> None:
-    """Become independent of the one that started it."""
+def _leave(its: Channel | None = None) -> None:
+    """Become independent of the one that started it, but for a channel."""
     os.setsid()
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
@@ -207,8 +245,9 @@ def _leave(its: Channel) -> None:
     for standard in range(3):
         os.dup2(null, standard)
     # A pipe that memdump writes to has to end when memdump ends.
-    os.closerange(3, its.fileno())
-    os.closerange(its.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+    kept = its.fileno() if its else 2
+    os.closerange(3, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _serve(its: Channel, held: _Set, early: mmap.mmap) -> None:
@@ -218,7 +257,7 @@ def _serve(its: Channel, held: _Set, early: mmap.mmap) -> None:
     try:
         while isinstance(message := its.receive(), Watch):
             its.send(held.watch(message.pid))
-        its.send(held.hold(early))
+        its.send(held.hold(early, its.send))
         for one in captures:
             one.unwatch()
         while captures:
@@ -264,8 +303,8 @@ class _Set:
         self._joined: list[Target] = []
         self._ended: list[int] = []
 
-    def hold(self, early: mmap.mmap) -> Held:
-        """Take them; leaves those standing that are read so."""
+    def hold(self, early: mmap.mmap, tell: Callable[[object], None]) -> Held:
+        """Take them; leaves those standing that are read so.  ``tell`` hears of each copy at once."""
         self._meet()
         for one in self.captures:
             one.prepare()
@@ -278,8 +317,13 @@ class _Set:
                 nonlocal used
                 used = one.take(early, used)
 
+            def copy(one: Capture) -> None:
+                one.copy()
+                if one.child is not None:
+                    tell(Copied(one.pid, one.child))
+
             self._each(take)
-            self._each(Capture.copy)
+            self._each(copy)
         finally:
             for one in self.captures:
                 one.go_on()

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from memdump.process import proc, ptrace
-from memdump.process.architecture import NT_PRSTATUS
+from memdump.process.architecture import NT_PRSTATUS, Behind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,12 +28,17 @@ _SEARCHED = 32 << 20
 """Bytes in which instructions are looked for."""
 _PIECE, _LONGEST = 1 << 20, 16
 """Bytes that are read at once; no instructions that are looked for are longer than the second."""
-_RETURNING = {"x86_64": b"\x0f\x05\xc3"}
+_RETURNING = {"x86_64": rb"\x0f\x05\xc3", "aarch64": rb"\x01\x00\x00\xd4\xc0\x03\x5f\xd6"}
 """The instruction for system calls, and a return."""
-_GOING_BACK = rb"(?:\xb8|\x48\xc7\xc0)\x0f\x00\x00\x00\x0f\x05"
-"""``mov $15, %eax`` or ``%rax``, and ``syscall``: what makes the call ``rt_sigreturn`` on x86-64."""
+_GOING_BACK = {
+    "x86_64": rb"(?:\xb8|\x48\xc7\xc0)\x0f\x00\x00\x00\x0f\x05",  # mov $15, %eax or %rax; syscall
+    "aarch64": rb"\x68\x11\x80[\x52\xd2]\x01\x00\x00\xd4",  # mov w8 or x8, #139; svc #0
+}
+"""What makes the call ``rt_sigreturn``."""
 _HEADER = 16
 """Bytes in front of the registers of SVE and SME (kernel, ``struct user_sve_header``)."""
+_NO_CALL = -1
+"""In place of the number of a call that is to be skipped."""
 _STEPS = 1000
 """Stops on the way of one call: there are four, and one for each SIGSTOP that comes meanwhile."""
 _PATIENCE, _LOOK = 0.25, 0.005
@@ -62,7 +67,11 @@ class Instructions(NamedTuple):
     call: int
     """One for system calls."""
     back: int | None = None
-    """One that makes the call ``rt_sigreturn``; where there is one, a return follows ``call``."""
+    """Those that make the call ``rt_sigreturn``; where there are any, a return follows ``call``."""
+
+    def behind(self, stack: int | None) -> Behind | None:
+        """Tell what a thread finds behind a call, where a frame has been put for it at a stack pointer."""
+        return None if stack is None or self.back is None else Behind(stack, self.back)
 
 
 def find(mappings: Sequence[Mapping], memory: int, architecture: Architecture) -> Instructions | None:
@@ -71,19 +80,14 @@ def find(mappings: Sequence[Mapping], memory: int, architecture: Architecture) -
     ``memory`` is an open ``/proc/PID/mem``.
     """
     call = returning = back = None
-    searched = _RETURNING.get(architecture.name)
     for address, code in _executable(mappings, memory):
-        if call is None:
-            call = _at(address, _find(code, architecture))
-        if searched is None:
-            if call is not None:
-                break
-            continue
-        if returning is None:
-            returning = _at(address, code.find(searched))
-        if back is None:
-            found = re.search(_GOING_BACK, code)
-            back = address + found.start() if found else None
+
+        def look(pattern: bytes, start: int = address, code: bytes = code) -> int | None:
+            return _find(pattern, code, start, architecture)
+
+        call = look(re.escape(architecture.instruction)) if call is None else call
+        returning = look(_RETURNING[architecture.name]) if returning is None else returning
+        back = look(_GOING_BACK[architecture.name]) if back is None else back
         if returning is not None and back is not None:
             return Instructions(returning, back)
     return Instructions(call) if call is not None else None
@@ -91,13 +95,12 @@ def find(mappings: Sequence[Mapping], memory: int, architecture: Architecture) -
 
 def are_there(instructions: Instructions, memory: int, architecture: Architecture) -> bool:
     """Whether instructions that were found once are still where they were."""
-    code = architecture.instruction if instructions.back is None else _RETURNING[architecture.name]
+    wanted = {instructions.call: re.escape(architecture.instruction)}
+    if instructions.back is not None:
+        wanted = {instructions.call: _RETURNING[architecture.name]}
+        wanted[instructions.back] = _GOING_BACK[architecture.name]
     try:
-        if os.pread(memory, len(code), instructions.call) != code:
-            return False
-        return instructions.back is None or bool(
-            re.match(_GOING_BACK, os.pread(memory, _LONGEST, instructions.back))
-        )
+        return all(re.match(what, os.pread(memory, _LONGEST, at)) for at, what in wanted.items())
     except OSError:
         return False
 
@@ -117,35 +120,27 @@ def _executable(mappings: Sequence[Mapping], memory: int) -> Iterator[tuple[int,
                 yield start, code
 
 
-def _at(address: int, offset: int) -> int | None:
-    return address + offset if offset >= 0 else None
-
-
-def _find(code: bytes, architecture: Architecture) -> int:
-    at = code.find(architecture.instruction)
-    while at % _alignment(architecture) and at >= 0:
-        at = code.find(architecture.instruction, at + 1)
-    return at
-
-
-def _alignment(architecture: Architecture) -> int:
-    return 1 if architecture.name == "x86_64" else len(architecture.instruction)
+def _find(pattern: bytes, code: bytes, start: int, architecture: Architecture) -> int | None:
+    """Give the address of instructions in code that stands at ``start``."""
+    alignment = 1 if architecture.name == "x86_64" else len(architecture.instruction)
+    found = (match.start() for match in re.finditer(pattern, code))
+    return next((start + at for at in found if at % alignment == 0), None)
 
 
 def call(
     tid: int,
     architecture: Architecture,
-    at: int,
+    instructions: Instructions,
     name: str,
     arguments: Sequence[int] = (),
     stack: int | None = None,
     options: int = ptrace.TRACE_SYSCALLS,
 ) -> Returned:
-    """Have a thread make a system call by the instruction ``at``, and restore it exactly.
+    """Have a thread make a system call by an instruction of its process, and restore it exactly.
 
     ``options`` are those of `ptrace.set_options` that it has, and has again afterwards.  ``stack`` is the
-    stack pointer that it has meanwhile, below which it finds back: see `rescue`.  If memdump is killed the
-    kernel lets it run on at any point of this, so it has to be right at any; for that its registers are
+    stack pointer that it has meanwhile, where a frame lets it find back: see `rescue`.  If memdump is killed
+    the kernel lets it run on at any point of this, so it has to be right at any; for that its registers are
     changed before the signals that it blocks, and restored after them.
 
     The thread must stand for `ptrace.interrupt`, and does so again afterwards: only from there the kernel
@@ -157,11 +152,12 @@ def call(
     stops = _Stops(tid)
     try:
         ptrace.set_options(tid, options | ptrace.TRACE_CLONE)
+        behind = instructions.behind(stack)
         if stands_at_call(tid, architecture, registers):
-            result, registers = _exchange(stops, architecture, name, arguments)
+            result, registers = _exchange(stops, architecture, name, arguments, behind)
         else:
-            calling = architecture.calling(registers, at, name, arguments)
-            result = _jump(stops, architecture, _with_stack(calling, architecture, stack))
+            calling = architecture.calling(registers, instructions.call, name, arguments, behind)
+            result = _jump(stops, architecture, calling)
         return Returned(result, stops.child)
     except OSError:
         with contextlib.suppress(OSError):
@@ -213,7 +209,7 @@ def _content(tid: int, kind: int) -> bytes:
 
 
 def _exchange(
-    stops: _Stops, architecture: Architecture, name: str, arguments: Sequence[int]
+    stops: _Stops, architecture: Architecture, name: str, arguments: Sequence[int], behind: Behind | None
 ) -> tuple[int, bytes]:
     """Have a thread make another system call in place of the one that it is about to make.
 
@@ -223,28 +219,73 @@ def _exchange(
     returned, and the registers from which the thread makes its own again.
     """
     tid = stops.tid
-    assert architecture.exchange is not None
-    ptrace.set_blocked(tid, _ALL_SIGNALS)
-    stops.to_call()
-    entered = ptrace.registers(tid, NT_PRSTATUS)
-    ptrace.set_registers(tid, architecture.exchange, struct.pack("=i", architecture.numbers[name]))
-    ptrace.set_registers(tid, NT_PRSTATUS, architecture.with_arguments(entered, arguments))
+    if behind is None:
+        ptrace.set_blocked(tid, _ALL_SIGNALS)
+        stops.to_call()
+        entered = ptrace.registers(tid, NT_PRSTATUS)
+        _exchange_number(tid, architecture, architecture.numbers[name])
+        ptrace.set_registers(tid, NT_PRSTATUS, architecture.with_arguments(entered, arguments))
+    else:
+        entered = _enter(stops, architecture, behind)
+        there = architecture.with_arguments(_at(architecture, entered, behind), arguments)
+        ptrace.set_registers(tid, NT_PRSTATUS, there)
+        _exchange_number(tid, architecture, architecture.numbers[name])
     stops.to_call()
     result = architecture.returned(ptrace.registers(tid, NT_PRSTATUS))
-    ptrace.set_registers(tid, NT_PRSTATUS, architecture.interrupted(entered))
+    left = architecture.interrupted(entered)
+    if behind is not None:
+        left = _going_back(architecture, left, behind)
+    ptrace.set_registers(tid, NT_PRSTATUS, left)
     stops.to_stop()
     # The kernel takes the first argument of the other one for that of its own.
-    first, words = architecture.arguments[0], architecture.unpack(ptrace.registers(tid, NT_PRSTATUS))
-    words[first] = architecture.unpack(entered)[first]
+    words, before = architecture.unpack(ptrace.registers(tid, NT_PRSTATUS)), architecture.unpack(entered)
+    for changed in (architecture.arguments[0], architecture.number, architecture.sp):
+        words[changed] = before[changed]
     return result, architecture.pack(words)
 
 
-def _with_stack(registers: bytes, architecture: Architecture, stack: int | None) -> bytes:
-    if stack is None:
-        return registers
-    words = architecture.unpack(registers)
-    words[architecture.sp] = stack
+def _enter(stops: _Stops, architecture: Architecture, behind: Behind) -> bytes:
+    """Bring a thread into its system call so that it finds back from there; gives its registers in it.
+
+    It makes the call ``rt_sigreturn`` in place of its own.  Where the kernel may go on with its own, which
+    only a thread with its own registers can do, that is skipped in the end; should memdump be killed just
+    before, it is made twice, which does not matter for one that waits for nothing but time or a change of
+    memory.
+    """
+    tid = stops.tid
+    own = ptrace.registers(tid, NT_PRSTATUS)
+    words = architecture.unpack(own)
+    if words[architecture.number] in architecture.timed:
+        stops.to_call(open_to_signals=True)
+        entered = ptrace.registers(tid, NT_PRSTATUS)
+        ptrace.set_registers(tid, NT_PRSTATUS, _at(architecture, entered, behind))
+        ptrace.set_blocked(tid, _ALL_SIGNALS)
+        _exchange_number(tid, architecture, _NO_CALL)
+        return entered
+    ptrace.set_registers(tid, NT_PRSTATUS, _going_back(architecture, own, behind))
+    ptrace.set_blocked(tid, _ALL_SIGNALS)
+    stops.to_call()
+    words[architecture.pc] += len(architecture.instruction)
     return architecture.pack(words)
+
+
+def _going_back(architecture: Architecture, registers: bytes, behind: Behind) -> bytes:
+    """Give the registers of a thread that finds back with the system call that it is about to make."""
+    words = architecture.unpack(registers)
+    words[architecture.number], words[architecture.sp] = architecture.numbers["rt_sigreturn"], behind.stack
+    return architecture.pack(words)
+
+
+def _at(architecture: Architecture, registers: bytes, behind: Behind) -> bytes:
+    """Give the registers of a thread in a system call behind which it finds back."""
+    words = architecture.unpack(registers)
+    words[architecture.pc], words[architecture.sp] = behind.back, behind.stack
+    return architecture.pack(words)
+
+
+def _exchange_number(tid: int, architecture: Architecture, number: int) -> None:
+    assert architecture.exchange is not None
+    ptrace.set_registers(tid, architecture.exchange, struct.pack("=i", number))
 
 
 class _Stops:
@@ -257,12 +298,15 @@ class _Stops:
         self._stands = True
         self.tid = tid
 
-    def to_call(self) -> None:
-        """Let it run until it enters or leaves the system call."""
+    def to_call(self, *, open_to_signals: bool = False) -> None:
+        """Let it run until it enters or leaves the system call.
+
+        One that is ``open_to_signals`` blocks none but its own; should any come, it is put off.
+        """
         for _ in range(_STEPS):
             ptrace.to_call(self.tid, self._signal)
             self._stands = False
-            if self._wait(_PATIENCE).at_call:
+            if self._wait(_PATIENCE, open_to_signals).at_call:
                 return
         raise TimeoutError(f"thread {self.tid} does not come to its system call")
 
@@ -276,7 +320,7 @@ class _Stops:
                 return
         raise TimeoutError(f"thread {self.tid} does not stop")
 
-    def _wait(self, patience: float | None = None) -> ptrace.Stop:
+    def _wait(self, patience: float | None = None, open_to_signals: bool = False) -> ptrace.Stop:
         start = time.monotonic()
         while (stop := ptrace.wait(self.tid, now=True)) is None:
             signal.sigtimedwait([signal.SIGCHLD], _LOOK)
@@ -291,6 +335,10 @@ class _Stops:
             self.child = adopt(ptrace.event_message(self.tid))
         elif stop.signal == signal.SIGSTOP and not stop.for_us:
             self._signal = signal.SIGSTOP
+        elif open_to_signals and not (stop.at_call or stop.for_us):
+            # One that it blocks by the time it would get it the kernel keeps, with all that belongs to it.
+            ptrace.set_blocked(self.tid, _ALL_SIGNALS)
+            self._signal = stop.signal
         elif not (stop.at_call or stop.for_us):
             # The kernel forces it upon a thread that blocks all for what we have it do, not for its own.
             raise Forced(f"thread {self.tid} cannot make a system call: {signal.Signals(stop.signal).name}")

@@ -35,6 +35,17 @@ def read_or_nothing(pid: int, name: str) -> bytes:
         return b""
 
 
+def read_at(pid: int, name: str, start: int, size: int) -> bytes:
+    """Read some bytes of a file of a process's, or nothing where that cannot be."""
+    with contextlib.suppress(OSError):
+        file = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.pread(file, size, start)
+        finally:
+            os.close(file)
+    return b""
+
+
 @contextlib.contextmanager
 def memory(tid: int, flags: int = os.O_RDONLY) -> Iterator[int]:
     """Open the memory of a process by one of its threads; raises ``OSError``."""

@@ -1,15 +1,12 @@
 """What lets a borrowed thread find back by itself, should its tracer be killed while it is away.
 
 When a tracer ends, the kernel lets its threads run on with whatever registers they have just then.  So a
-thread is not sent to a system call alone: behind the call (``syscall; ret``) it finds a signal frame on its
-stack, as if a handler had returned, and ``rt_sigreturn`` gives it back its registers, its floating point
-state and its blocked signals.  As long as the tracer lives, it takes the thread back before that, and removes
-the frames.
+thread is not sent to a system call alone: behind the call it finds a signal frame, as if a handler had
+returned, and ``rt_sigreturn`` gives it back its registers, its floating point state and its blocked signals.
+As long as the tracer lives, it takes the thread back before that, and removes the frames.
 
-They stand below the red zone, where the kernel itself would put one, of a stack that is known to be one:
-other memory might be somebody's.  Layouts: kernel, ``arch/x86/include/uapi/asm/sigcontext.h``,
-``include/uapi/asm-generic/ucontext.h``; what is done with them: ``arch/x86/kernel/signal_64.c``,
-``arch/x86/kernel/fpu/signal.c``.
+They stand below the red zone of its stack, where the kernel itself would put one, if that is known to be
+one: other memory might be somebody's.  Else they stand where the main stack is not in use.
 """
 
 from __future__ import annotations
@@ -17,17 +14,30 @@ from __future__ import annotations
 import bisect
 import contextlib
 import os
-import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from memdump.process import architecture, proc, ptrace
-from memdump.process.architecture import NT_PRSTATUS, X86_64
+from memdump.machine.host import PAGE_SIZE
+from memdump.process import architecture, inject, proc, ptrace, sigframe_aarch64, sigframe_x86_64
+from memdump.process.architecture import NT_PRSTATUS, Behind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memdump.process.architecture import Architecture
     from memdump.process.inject import Instructions
     from memdump.process.maps import Mapping
+
+
+class _Sigframe(Protocol):
+    """What differs between processors."""
+
+    FIRST_ARGUMENT: int
+
+    def extended(self, tid: int) -> bytes: ...
+    def frame(
+        self, top: int, back: int, words: Sequence[int], blocked: int, state: bytes = ...
+    ) -> tuple[int, bytes]: ...
+
 
 _RED_ZONE = 128
 _SPARE = 8 << 10
@@ -35,42 +45,15 @@ _SPARE = 8 << 10
 _LARGEST = 20 << 10
 """Bytes of frames at most."""
 _ALL_SIGNALS = (1 << 64) - 1
-_NT_X86_XSTATE, _NT_X86_SHSTK = 0x202, 0x204
 _NO_CHILD = (1 << 31) - 1
 """No process has this id, so waiting for it ends at once."""
 _WALL = 0x40000000
-
-_FRAME = struct.Struct("<Q QQ QiiQ 18Q 4H 4Q Q 8Q Q")
-_ORDER = (9, 8, 7, 6, 3, 2, 1, 0, 14, 13, 4, 5, 12, 10, 11, 19, 16, 18)
-"""The registers of a frame, by their positions in ``NT_PRSTATUS``."""
-_FIRST_REGISTER = 48
-_CS, _SS = 17, 20
-_FLAGS = 0x6
-"""``UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS``: the stack segment is restored as it stands here."""
-_NO_STACK = 7
-"""Flags of an alternate signal stack that the kernel refuses: the thread keeps the one that it has."""
-
-_FEATURES, _PRESENT, _LEAST = 464, 512, 576
-"""Where an ``NT_X86_XSTATE`` tells what the processor has, and what of it is used; its least size."""
-_TILES, _TILES_SIZE = 1 << 18, 8192
-"""AMX, which a program has to ask for: before that, its frames have no room for it."""
-_MAGIC, _END_MAGIC = 0x46505853, 0x46505845
+_SIGFRAMES: dict[str, _Sigframe] = {"x86_64": sigframe_x86_64, "aarch64": sigframe_aarch64}
 
 _RESTARTED = range(512, 515)
 """ERESTARTSYS, ERESTARTNOINTR and ERESTARTNOHAND (kernel, ``include/linux/errno.h``)."""
 _RESTART_BLOCK = 516
-_WAIT4, _RESTART_SYSCALL, _EXIT_GROUP = 61, 219, 231
-_POLL, _NANOSLEEP, _FUTEX, _CLOCK_NANOSLEEP = 7, 35, 202, 230
-"""The system calls that ``restart_syscall`` goes on with."""
-TIMED = frozenset({_POLL, _NANOSLEEP, _FUTEX, _CLOCK_NANOSLEEP, _RESTART_SYSCALL})
-"""Those that may wait for all of their time again if the thread has to find back."""
 _ADDRESSES = range(1 << 12, 1 << 47)
-_ORIGINAL = 15
-"""Where the number of the call is in ``NT_PRSTATUS``."""
-
-
-def _signed(word: int) -> int:
-    return word - (1 << 64) if word >> 63 else word
 
 
 class Frames(NamedTuple):
@@ -102,19 +85,20 @@ def has_room(mappings: Sequence[Mapping], stack: int) -> bool:
     return (found.path == b"[stack]" or guarded) and stack - _RED_ZONE - _LARGEST - _SPARE >= found.start
 
 
-def floating_point(content: bytes) -> bytes | None:
-    """Make of ``NT_X86_XSTATE`` what stands in a frame; None where it is not as it should be."""
-    size = len(content)
-    if size < _LEAST:
-        return None
-    features, present = (struct.unpack_from("<Q", content, at)[0] for at in (_FEATURES, _PRESENT))
-    if features & _TILES & ~present:
-        features &= ~_TILES
-        size -= _TILES_SIZE
-    if size < _LEAST:
-        return None
-    told = struct.pack("<IIQI28x", _MAGIC, size + 4, features, size)
-    return content[:_FEATURES] + told + content[_PRESENT:size] + struct.pack("<I", _END_MAGIC)
+def unused(mappings: Sequence[Mapping], tid: int, stacks: Sequence[int]) -> int | None:
+    """Give a stack pointer below which the main stack is not in use, if there is such a place.
+
+    That is at the lower end of what the kernel has set aside for it, if it is empty there and none of the
+    stack pointers is near.  After a kill, what stands there leaves no such place.
+    """
+    size = -(-(_RED_ZONE + _LARGEST + _SPARE) // PAGE_SIZE) * PAGE_SIZE
+    for found in mappings:
+        if found.path == b"[stack]" and found.permissions == "rw-p" and found.size >= 2 * size:
+            top = found.start + size
+            used = any(found.start <= stack < top + size for stack in stacks)
+            empty = proc.read_at(tid, "mem", found.start, size) == bytes(size)
+            return top if empty and not used else None
+    return None
 
 
 def waits_in(tid: int) -> int | None:
@@ -123,103 +107,86 @@ def waits_in(tid: int) -> int | None:
     The call is ``restart_syscall`` then, whatever it was before, and only the kernel's function that it waits
     in tells what that was.  This has to be asked before the thread is stopped.
     """
-    if architecture.this() is not X86_64:
-        return None
-    call = proc.call(tid)
-    if call is None or call.number != _RESTART_SYSCALL:
+    call, numbers = proc.call(tid), architecture.this().numbers
+    if call is None or call.number != numbers["restart_syscall"]:
         return None
     place = proc.read_or_nothing(tid, "wchan")
     if b"futex" in place:
-        return _FUTEX
+        return numbers["futex"]
     if b"poll" in place:
-        return _POLL
+        return numbers.get("poll")
     if place in (b"", b"0"):  # the kernel does not tell
         return None
     # There is nothing else but to sleep.  The first argument is an address, or the number of a clock.
-    return _NANOSLEEP if call.arguments[0] in _ADDRESSES else _CLOCK_NANOSLEEP
+    return numbers["nanosleep" if call.arguments[0] in _ADDRESSES else "clock_nanosleep"]
 
 
-def restarting(words: Sequence[int], waited_in: int | None) -> list[int]:
+def restarting(known: Architecture, words: Sequence[int], waited_in: int | None) -> list[int]:
     """Give the registers with which a thread makes the system call again in which it was interrupted.
 
     After ``rt_sigreturn`` the kernel does not do that, and has forgotten how long a call was still to wait,
-    so it waits anew.  ``waited_in`` is what `waits_in` told of the thread.
+    so it waits anew.  ``waited_in`` is what `waits_in` told of the thread, which is in that call still.
     """
-    words = list(words)
-    number, result = _signed(words[_ORIGINAL]), -_signed(words[X86_64.result])
+    words, restart = list(words), known.numbers["restart_syscall"]
+    if known.original is None:  # the kernel has prepared the rest
+        if words[known.number] == restart and waited_in is not None:
+            words[known.number] = waited_in
+        return words
+    number, result = known.signed(words[known.original]), -known.signed(words[known.result])
     if number < 0 or (result not in _RESTARTED and result != _RESTART_BLOCK):
         return words
-    if number == _RESTART_SYSCALL and waited_in is not None:
+    if number == restart and waited_in is not None:
         number = waited_in
-    words[X86_64.result] = number
-    words[X86_64.pc] -= len(X86_64.instruction)
+    words[known.result] = number
+    words[known.pc] -= len(known.instruction)
     return words
 
 
-def begins_anew(registers: bytes) -> bool:
+def begins_anew(known: Architecture, registers: bytes) -> bool:
     """Whether the system call that a thread is in would have to begin anew, with all of its time."""
-    return -X86_64.returned(registers) == _RESTART_BLOCK
+    if known.original is None:
+        return known.unpack(registers)[known.number] in known.timed
+    return -known.returned(registers) == _RESTART_BLOCK
 
 
-def frames(words: Sequence[int], blocked: int, extended: bytes, instructions: Instructions) -> Frames:
-    """Lay out the frames below the stack of a thread, which is to come back to these registers."""
+def frames(
+    known: Architecture,
+    words: Sequence[int],
+    blocked: int,
+    state: bytes,
+    instructions: Instructions,
+    stack: int,
+) -> Frames:
+    """Lay out the frames below a stack pointer, for a thread that is to come back to these registers."""
     assert instructions.back is not None
-    back = instructions.back
-    top = (words[X86_64.sp] - _RED_ZONE) & -64
-    floating = (top - len(extended)) & -64
-    own = floating - _FRAME.size
-    waiting, exiting = own - _FRAME.size, own - 2 * _FRAME.size
-    wait = _calling(words, instructions.call, _WAIT4, (_NO_CHILD, 0, _WALL), own)
-    leave = _calling(words, instructions.call, _EXIT_GROUP, (), own)
-    return Frames(
-        exiting,
-        _frame(back, leave, _ALL_SIGNALS, 0)
-        + _frame(back, wait, _ALL_SIGNALS, 0)
-        + _frame(back, words, blocked, floating)
-        + extended,
-        own,
-        waiting,
-        waiting + _FIRST_REGISTER + 8 * _ORDER.index(X86_64.arguments[0]),
-        exiting,
-    )
+    form, back = _SIGFRAMES[known.name], instructions.back
+    own, content = form.frame((stack - _RED_ZONE) & -64, back, words, blocked, state)
+    behind = Behind(own, back)
 
+    def calling(top: int, name: str, *arguments: int) -> tuple[int, bytes]:
+        registers = known.calling(known.pack(words), instructions.call, name, arguments, behind)
+        return form.frame(top, back, known.unpack(registers), _ALL_SIGNALS)
 
-def _calling(words: Sequence[int], at: int, number: int, arguments: Sequence[int], stack: int) -> list[int]:
-    words = list(words)
-    words[X86_64.pc], words[X86_64.number], words[X86_64.sp] = at, number, stack
-    for position, index in enumerate(X86_64.arguments):
-        words[index] = arguments[position] if position < len(arguments) else 0
-    return words
-
-
-def _frame(back: int, words: Sequence[int], blocked: int, floating: int) -> bytes:
-    stack = (0, _NO_STACK, 0, 0)
-    segments = (words[_CS], 0, 0, words[_SS])
-    registers = (words[index] for index in _ORDER)
-    return _FRAME.pack(
-        back, _FLAGS | bool(floating), 0, *stack, *registers, *segments, *[0] * 4, floating, *[0] * 8, blocked
-    )
-
-
-def _has_shadow_stack(tid: int) -> bool:
-    """Whether the processor checks where each function of a thread returns to."""
-    try:
-        ptrace.registers(tid, _NT_X86_SHSTK)
-    except OSError:
-        return False
-    return True
+    waiting, wait = calling(own, "wait4", _NO_CHILD, 0, _WALL)
+    exiting, leave = calling(waiting, "exit_group")
+    return Frames(exiting, leave + wait + content, own, waiting, waiting + form.FIRST_ARGUMENT, exiting)
 
 
 class Rescue:
     """Frames that have been written below the stack of a thread that stands."""
 
-    def __init__(self, tid: int, instructions: Instructions, waited_in: int | None) -> None:
-        """Write them; raises ``OSError`` or ``ValueError`` where that cannot be, and has changed nothing."""
-        extended = floating_point(ptrace.registers(tid, _NT_X86_XSTATE))
-        if extended is None or _has_shadow_stack(tid):
-            raise ValueError("no frame restores all of its registers")
-        words = restarting(X86_64.unpack(ptrace.registers(tid, NT_PRSTATUS)), waited_in)
-        self.frames = frames(words, ptrace.blocked(tid), extended, instructions)
+    def __init__(
+        self, tid: int, known: Architecture, instructions: Instructions, waited_in: int | None, stack: int
+    ) -> None:
+        """Write them below a stack pointer, its own or another one.
+
+        Raises ``OSError`` or ``ValueError`` where that cannot be, and has changed nothing.
+        """
+        state, registers = _SIGFRAMES[known.name].extended(tid), ptrace.registers(tid, NT_PRSTATUS)
+        if known.original is None and not inject.stands_at_call(tid, known, registers):
+            waited_in = None
+        words = restarting(known, known.unpack(registers), waited_in)
+        self.frames = frames(known, words, ptrace.blocked(tid), state, instructions, stack)
         self._memory = os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
         try:
             self._saved = self._write()

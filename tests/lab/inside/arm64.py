@@ -7,6 +7,7 @@ the image goes through another.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import json
 import os
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memdump import cli
-from tests.lab.inside import record
+from tests.lab.inside import dying, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ MODES = ("fork", "freeze", "live")
 """Those that several processes may be taken in."""
 BEFOREHAND = ("poll", "epoll_wait", "futex_timeout", "nanosleep", "accept_timeout", "wait4")
 """Calls in which processes wait that are taken each alone, copied while they run."""
+UNGUARDED = ("read", "futex", "nanosleep")
+"""Calls in which processes wait whose guardian is killed."""
 SLEEP = 6.0
 PATIENCE = 60
 
@@ -205,6 +208,71 @@ def counting() -> dict[str, Any]:
         return {"told": told, "state": target.state()}
 
 
+def unguarded() -> dict[str, Any]:
+    """Programs whose guardian is killed before each of its requests: how many, and what is wrong then."""
+    told: dict[str, Any] = {}
+    for call in UNGUARDED:
+        with running("blocked", call) as target:
+            time.sleep(0.5)
+            before = _at_rest(target)
+            told[call] = _before_each_request(
+                target, functools.partial(_at_rest, target), before.__eq__, anywhere=False
+            )
+    for name, arguments in (("arm64_vectors", (200,)), ("counting", (2,))):
+        with _on_one_processor(), running(name, *arguments) as target:
+            counted = [0]
+
+            def goes_on(state: list[Any], counted: list[int] = counted) -> bool:
+                *rest, said = state
+                counted.append(int(said.split()[0]) if said else 0)
+                return rest == ["0", "0" * 16, []] and counted[-1] > counted[-2]
+
+            def state(target: Target = target) -> list[Any]:
+                told = target.state()
+                return [told["tracer"], told["blocked"], _living(target), target.ask()]
+
+            told[name] = _before_each_request(target, state, goes_on, anywhere=True)
+    return told
+
+
+@contextlib.contextmanager
+def _on_one_processor() -> Iterator[None]:
+    """Stay on one: QEMU gives each a tenth of a second, so that one that computes has the others wait."""
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, processors)
+
+
+def _before_each_request(
+    target: Target, state: Callable[[], Any], right: Callable[[Any], bool], *, anywhere: bool
+) -> dict[str, Any]:
+    number, found = 0, None
+    for number in dying.points(target.pid, anywhere=anywhere):
+        deadline = time.monotonic() + 5
+        while not right(found := state()):
+            if time.monotonic() > deadline:
+                return {"requests": number, "wrong": found}
+            time.sleep(0.01)
+    return {"requests": number, "wrong": None}
+
+
+def _at_rest(target: Target) -> dict[str, Any]:
+    return target.state() | {"children": _living(target)}
+
+
+def _living(target: Target) -> list[str]:
+    """The children of a process that are no zombies."""
+    found = []
+    for child in target.state()["children"].split():
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                found.append(child)
+    return found
+
+
 def vectors() -> dict[str, Any]:
     """A program that computes in registers which calls do not preserve."""
     with running("arm64_vectors") as target:
@@ -251,7 +319,7 @@ def run() -> dict[str, Any]:
     """Take processes, and write down what they notice and what the kernel says of the machine."""
     Path("/proc/sys/kernel/core_pattern").write_text(f"{OUT}/deep-kernel.core\n")
     told: dict[str, Any] = {"uname": list(os.uname())}
-    for step in (deep, blocked, beforehand, sleeping, counting, vectors, pattern, signals):
+    for step in (deep, blocked, beforehand, sleeping, counting, unguarded, vectors, pattern, signals):
         start = time.monotonic()
         try:
             told[step.__name__] = step()

@@ -1,7 +1,9 @@
 /* Counts in registers that a system call of arm64 does not preserve, and makes none while it does.  It runs
-   until a byte comes in, looks for one now and then, and says at once if a register is not what it was. */
+   until a byte comes in, looks for one whenever it has counted as far as the argument says, and says at once if a
+   register is not what it was. */
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 /* How many lanes were wrong: those of z2, and those of p0, which are all to be active. */
@@ -27,13 +29,13 @@ static long wrong_after(long rounds) {
     return wrong;
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     struct pollfd in = {0, POLLIN, 0};
-    long counted = 0;
+    long counted = 0, rounds = argc > 1 ? atol(argv[1]) : 20000;
     puts("ready");
     fflush(stdout);
     for (;;) {
-        long wrong = wrong_after(20000);
+        long wrong = wrong_after(rounds);
         if (wrong) {
             printf("wrong %ld\n", wrong);
             return 3;
