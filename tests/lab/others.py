@@ -87,6 +87,8 @@ def _make(recipe: boot.Recipe, kernel: Kernel, had: dict[str, Path], folder: Pat
         guest.dump(folder / "after-memory.elf")
         said["ascending"] = guest.ask("acquire ascending.lime --order ascending", "acquired")
         guest.dump(folder / "after-ascending.elf")
+        if "crash.ko" in had:
+            said["choose"] = guest.ask("do choose", "did")
         times["acquired"] = time.monotonic() - began
         for step, wanted in STEPS.items():
             if wanted in had:

@@ -45,3 +45,11 @@ def test_vmcoreinfo_is_what_stands_in_memory_where_the_kernel_says(others: Made,
     length = int.from_bytes(note[4:8], "little")
     assert taken.vmcoreinfo
     assert taken.vmcoreinfo.encode() == note[24 : 24 + length]
+
+
+@pytest.mark.usefixtures("taken")
+def test_it_is_chosen_where_there_is_no_kcore(others: Made) -> None:
+    said = (others.folder / "choose.log").read_text().splitlines()
+    chosen = said.index("source        crash (offsets are physical addresses)")
+    (kcore,) = (line for line in said[chosen + 1 :] if line.split()[:1] == ["kcore:"])
+    assert not kcore.endswith("works here")

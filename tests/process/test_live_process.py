@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import struct
@@ -318,6 +319,31 @@ def test_what_may_not_be_copied_is_copied_while_it_runs(lab: Lab) -> None:
     target.is_unharmed()
     target.has_its_pattern_in("a.core")
     assert lab.live.run(f"cat {CGROUPS}/few/pids.events").stdout == b"max 0\n"
+
+
+@pytest.mark.parametrize("mode", ["fork", "precopy"])
+def test_memory_that_is_swapped_out(lab: Lab, mode: str) -> None:
+    """What was not touched comes from the disk, and what is written to meanwhile comes back from there."""
+    swap, size, page = "/lab/out/swap", 8 << 20, living.PAGE
+    lab.live.run(f"dd if=/dev/zero of={swap} bs=1M count=64 status=none && mkswap -q {swap}; swapon {swap}")
+    lab.undo.append(f"swapoff {swap}; rm {swap}")
+    cgroup = lab.cgroup("swapped")
+    target = lab.begin("rest=8", "rewrite=2", cgroup=cgroup)
+    # It gives an error where it could not have as much as that.
+    lab.live.run(f"echo 16M > {CGROUPS}/{cgroup}/memory.reclaim", check=False)
+    status = lab.live.run(f"cat /proc/{target.pid}/status").stdout.decode()
+    swapped = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmSwap:")))
+    assert swapped > 4 << 10, "hardly anything is swapped out"
+    lab.take(target.pid, "--mode", mode)
+    process = lab.manifest()["process"]
+    assert (process["mode"], process["live"]) == (mode, [])
+    target.has_its_pattern_in("a.core")
+    rested = lab.memory("a.core", target.told["rested"], size)
+    assert [struct.unpack_from("<Q", rested, at)[0] for at in range(0, size, page)] == [*range(0, size, page)]
+    # It goes through the pages from the first to the last, so at one instant one place alone differs.
+    counts = lab.memory("a.core", target.told["filled"], 2 << 20)[::page]
+    assert sum(one != other for one, other in itertools.pairwise(counts)) <= 1
+    target.is_unharmed()
 
 
 def test_the_kernel_refuses_a_process_that_was_not_foreseen(lab: Lab) -> None:

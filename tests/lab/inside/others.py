@@ -6,6 +6,7 @@ What the host sends along (`tests.lab.takers`) is there if it could be had.
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.lab.inside import scenario
@@ -15,8 +16,12 @@ OUT = Path("/lab/out")
 DROP = Path("/proc/sys/vm/drop_caches")
 
 AVML = [str(ADDED / "avml"), "acquire", "--source", "/proc/kcore"]
+# Another file is where the kernel's own is, for the one that is run with it.
+HIDDEN = ["unshare", "-m", "sh", "-c", 'mount --bind /dev/null /proc/kcore && exec "$@"', "sh"]
+MEMDUMP = ["env", "PYTHONPATH=/lab/src", sys.executable, "-B", "-m", "memdump", "acquire"]
 COMMANDS = {
     "driver": [["insmod", str(ADDED / "crash.ko")]],
+    "choose": [[*HIDDEN, *MEMDUMP, str(OUT / "chosen.lime"), "--dry-run", "--no-encrypt"]],
     # What takes LiME longer than its timeout it leaves out, and an emulated machine takes long.
     "lime": [
         ["insmod", str(ADDED / "lime.ko"), f"path={OUT / 'lime.lime'}", "format=lime", "timeout=0"],

@@ -76,6 +76,13 @@ class Program:
             memory[at] = 1
         self._kept.append(memory)
 
+    def rest(self, size: str) -> None:
+        """Have memory that is written to once, of that many MiB: each page begins with its own offset."""
+        memory = self._memory("rested", int(size) << 20)
+        for at in range(0, len(memory), PAGE):
+            struct.pack_into("<Q", memory, at, at)
+        self._kept.append(memory)
+
     def rewrite(self, size: str) -> None:
         """Have memory all of which is written to again and again, of that many MiB."""
         self.fill(size)
