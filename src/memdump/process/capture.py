@@ -534,7 +534,8 @@ class Capture:
             if found.number("Seccomp"):
                 filtered = True
                 continue
-            self._waited_in[tid] = rescue.waits_in(tid)
+            # Of one that is just waking from our first stop, what it waited in before is known.
+            self._waited_in[tid] = rescue.waits_in(tid) or self._waited_in.get(tid)
             if found.state == "D":
                 later.append(tid)
                 continue

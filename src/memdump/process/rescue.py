@@ -102,14 +102,18 @@ def unused(mappings: Sequence[Mapping], tid: int, stacks: Sequence[int]) -> int 
 
 
 def waits_in(tid: int) -> int | None:
-    """Give the number of the system call that a thread waits in after the kernel has restarted it.
+    """Give the number of the system call that a thread waits in, for some time.
 
-    The call is ``restart_syscall`` then, whatever it was before, and only the kernel's function that it waits
-    in tells what that was.  This has to be asked before the thread is stopped.
+    After the kernel has restarted it, it is ``restart_syscall``, whatever it was before, and only the
+    function of the kernel that it waits in tells what that was.  This has to be asked before the thread is
+    stopped.
     """
-    call, numbers = proc.call(tid), architecture.this().numbers
-    if call is None or call.number != numbers["restart_syscall"]:
+    call, known = proc.call(tid), architecture.this()
+    numbers = known.numbers
+    if call is None or call.number not in known.timed:
         return None
+    if call.number != numbers["restart_syscall"]:
+        return call.number
     place = proc.read_or_nothing(tid, "wchan")
     if b"futex" in place:
         return numbers["futex"]
